@@ -1,0 +1,1 @@
+"""Forecasting with diffusion models: standard, rolling and dynamical noise schedules in one formalism."""

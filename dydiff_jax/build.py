@@ -1,0 +1,154 @@
+"""Build: checked options -> an Experiment, the objects that a run is made of.
+
+A new method, noise schedule or data source is one short file and one line in a table here.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from dydiff_jax.codec import Codec, make_codec
+from dydiff_jax.conditions import Conditioner
+from dydiff_jax.config import Config, Tables, parse
+from dydiff_jax.data.source import SOURCES
+from dydiff_jax.diffusion.dynamical import Dynamical
+from dydiff_jax.diffusion.losses import diffusion_loss
+from dydiff_jax.diffusion.regression import Regression
+from dydiff_jax.diffusion.schedules import Cosine, LinearBeta
+from dydiff_jax.diffusion.standard import Standard
+from dydiff_jax.forecast import Forecaster
+from dydiff_jax.models.uvit import UViT3D
+from dydiff_jax.training.state import Loss
+from dydiff_jax.types import Array, Batch, Conditions
+
+METHODS = {"standard": Standard, "dynamical": Dynamical, "regression": Regression}
+SCHEDULES = {"cosine": Cosine, "linear_beta": LinearBeta}
+
+
+def load(config: ml_collections.ConfigDict) -> Config:
+    """Checks a config against the tables of this module."""
+    return parse(config, Tables(METHODS, SCHEDULES, SOURCES))
+
+
+@dataclass(frozen=True)
+class DataCard:
+    """What a forecast must know of the data it was trained on; statistics.json of a work directory.
+
+    Attributes:
+      fields: names of the channels.
+      unit: of the values.
+      interval: time between two frames.
+      time_unit: of the interval.
+      mean: of each channel over the training frames.
+      std: of each channel over the training frames.
+      grid: (height, width) of a training window.
+      actions: dimension of the actions, 0 without.
+      static: number of static fields, 0 without.
+    """
+
+    fields: tuple[str, ...]
+    unit: str
+    interval: float
+    time_unit: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    grid: tuple[int, int]
+    actions: int = 0
+    static: int = 0
+
+    def to_json(self) -> str:
+        """The card as JSON text."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def read(cls, path: pathlib.Path) -> "DataCard":
+        """The card of a trained run."""
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: expected the statistics that training writes; train first")
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The objects of one run, without its data and its weights.
+
+    Attributes:
+      config: the options it was built from.
+      card: what it knows of its data.
+      model: the network.
+      codec: physical frames <-> model space.
+      conditioner: what the network sees beside z.
+    """
+
+    config: Config
+    card: DataCard
+    model: UViT3D
+    codec: Codec
+    conditioner: Conditioner
+
+    def init(self, key: jax.Array) -> Any:
+        """Fresh parameters."""
+        window, (h, w), c = self.config.window, self.card.grid, len(self.card.fields)
+        frames = jnp.zeros((1, window.num_frames, h, w, c))
+        actions = jnp.zeros((1, window.num_frames, self.card.actions)) if self.card.actions else None
+        static = jnp.zeros((1, h, w, self.card.static)) if self.card.static else None
+        conditions = self.conditioner(frames[:, : window.num_context], actions, static)
+        return self.model.init(key, frames, jnp.zeros(frames.shape[:2]), *conditions)["params"]
+
+    def apply(self, params: Any, z: Array, logsnr: Array, conditions: Conditions) -> Array:
+        """The network's prediction in evaluation mode."""
+        return self.model.apply({"params": params}, z, logsnr, *conditions)
+
+    def loss(self, params: Any, batch: Batch, key: jax.Array) -> tuple[Array, dict[str, Array]]:
+        """The training loss of a batch in physical units; every row has a key of its own."""
+        x0 = self.codec.encode(batch.frames)
+        conditions = self.conditioner(x0[:, : self.config.window.num_context], batch.actions, batch.static)
+        noise_key, dropout_key = jax.random.split(key)
+        keys = jax.vmap(functools.partial(jax.random.fold_in, noise_key))(jnp.arange(len(x0)))
+
+        def denoise(z, logsnr):
+            rngs = {"dropout": dropout_key}
+            return self.model.apply({"params": params}, z, logsnr, *conditions, train=True, rngs=rngs)
+
+        loss, _ = diffusion_loss(keys, self.config.process, denoise, x0)
+        return loss, {}
+
+    @property
+    def forecaster(self) -> Forecaster:
+        """One member of a forecast for each row of a batch."""
+        config = self.config
+        return Forecaster(config.process, config.sampler, self.codec, self.conditioner, self.apply)
+
+
+def build(config: Config, card: DataCard) -> Experiment:
+    """The experiment of a config on data that a card describes.
+
+    Raises:
+      ValueError: the network's levels do not divide the grid.
+    """
+    config.model.check_grid(*card.grid)
+    return Experiment(
+        config=config,
+        card=card,
+        model=UViT3D(config.model, out_channels=len(card.fields)),
+        codec=make_codec(config.codec.name, card.mean, card.std),
+        conditioner=Conditioner(
+            num_forecast=config.window.num_forecast,
+            copy_path=config.conditions.copy_path,
+            context_channels=needs_context_channels(config),
+        ),
+    )
+
+
+def needs_context_channels(config: Config) -> bool:
+    """Whether the process corrupts the context, so that the network must be given the clean frames apart."""
+    return getattr(config.process, "context", "clean") == "noised"

@@ -1,0 +1,99 @@
+"""A cache folder of arrays that are there whole or not at all."""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+import zipfile
+
+import numpy as np
+
+
+def cache_root(chosen: str | None) -> pathlib.Path:
+    """`chosen`, else $DYDIFF_JAX_CACHE, else dydiff_jax in $XDG_CACHE_HOME or ~/.cache."""
+    if chosen is not None:
+        return pathlib.Path(chosen).expanduser()
+    if "DYDIFF_JAX_CACHE" in os.environ:
+        return pathlib.Path(os.environ["DYDIFF_JAX_CACHE"]).expanduser()
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return pathlib.Path(home).expanduser() / "dydiff_jax"
+
+
+def fingerprint(settings: dict) -> str:
+    """Ten hexadecimal digits that change with any of the settings."""
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path):
+    """Make the folder and hold it alone; a second process waits, and a dead one's hold ends with it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def write_whole(path: pathlib.Path, write) -> None:
+    """`write(file)` to a temporary name in the same folder, then take the name of `path` in one step."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
+        try:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def write_json(path: pathlib.Path, value: dict) -> None:
+    write_whole(path, lambda file: file.write(json.dumps(value, indent=2).encode()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One array of the cache: where it is and what it must look like."""
+
+    path: pathlib.Path
+    shape: tuple[int, ...]
+
+    def write(self, array: np.ndarray) -> None:
+        write_whole(self.path, lambda file: np.save(file, array))
+
+    def open(self) -> np.ndarray:
+        """The array, memory-mapped.
+
+        Raises:
+          ValueError: the file is cut short, is no array, or holds another shape.
+        """
+        array = open_npy(self.path)
+        if array.shape != self.shape:
+            raise ValueError(
+                f"{self.path}: expected an array of shape {self.shape}, found {array.shape}; delete the file "
+                "and run again, and it is made anew"
+            )
+        return array
+
+
+def open_npy(path: pathlib.Path):
+    """A .npy file, memory-mapped, or a .npz archive; a broken one is named.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: the file is cut short, holds no plain array, or holds Python objects.
+    """
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path}: not a whole .npy or .npz file of numbers ({error}); delete or replace the file and run "
+            "again"
+        ) from error

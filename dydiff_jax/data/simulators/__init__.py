@@ -1,0 +1,1 @@
+"""Flow solvers in JAX: pure functions that run on any device."""

@@ -1,0 +1,24 @@
+"""Corruption processes, their loss and their samplers: pure functions of arrays and keys."""
+
+from dydiff_jax.diffusion.dynamical import Dynamical
+from dydiff_jax.diffusion.losses import diffusion_loss
+from dydiff_jax.diffusion.process import GaussianProcess, Process
+from dydiff_jax.diffusion.regression import Regression
+from dydiff_jax.diffusion.sampler import Sampler, sample
+from dydiff_jax.diffusion.schedules import Cosine, LinearBeta, Schedule, gamma_bar
+from dydiff_jax.diffusion.standard import Standard
+
+__all__ = [
+    "Cosine",
+    "Dynamical",
+    "GaussianProcess",
+    "LinearBeta",
+    "Process",
+    "Regression",
+    "Sampler",
+    "Schedule",
+    "Standard",
+    "diffusion_loss",
+    "gamma_bar",
+    "sample",
+]

@@ -1,0 +1,235 @@
+"""Corruption processes: a method is a clock, a mixing and a noise schedule; all else is shared, and is here.
+
+A window is corrupted as z^s = alpha(t^s) y^s + sigma(t^s) n^s, where y = D_gamma(x0) and n = D_gamma(eps) are
+clean frames and white noise mixed along time (DyDiff, arXiv 2503.00951, eq. 4 and 5).
+"""
+
+import abc
+import dataclasses
+from typing import ClassVar, Literal, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Key
+
+from dydiff_jax.diffusion import prediction as targets
+from dydiff_jax.diffusion.dynamics import dynamics, inverse_dynamics
+from dydiff_jax.diffusion.schedules import Schedule
+from dydiff_jax.types import Array, Frames, Levels, PerExample, PerFrame
+
+#: The largest tau at which dividing by an amplitude that vanishes at tau = 1 is still usable (alpha = 0.028).
+SAFE_START = 0.982
+
+#: log SNR beyond which a level counts as clean or as pure noise.
+MAX_LOGSNR = 20.0
+
+Keys = Key[Array, "b"]
+
+#: The frames of a window that are corrupted: all but clean context.
+Corrupted = Float[Array, "b g h w c"]
+
+
+@runtime_checkable
+class Process(Protocol):
+    """A corruption of windows of p + k frames, and how to undo it. Every array has the full frame axis."""
+
+    num_context: int
+    num_forecast: int
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of a window, p + k."""
+        ...
+
+    @property
+    def stride(self) -> int:
+        """Frames finished by one pass."""
+        ...
+
+    @property
+    def sliding_rate(self) -> float:
+        """Probability with which training draws a sliding window; 0 where the clock does not distinguish."""
+        ...
+
+    @property
+    def max_start(self) -> float:
+        """The largest tau from which sampling may start."""
+        ...
+
+    def levels(self, tau: PerExample, sliding: Bool[Array, "b"]) -> Levels:
+        """Clock and mixing: the corruption of each frame at window time tau."""
+        ...
+
+    def logsnr(self, levels: Levels) -> PerFrame:
+        """The unclipped log SNR of each frame, as given to the denoiser."""
+        ...
+
+    def forward(self, x0: Frames, eps: Frames, levels: Levels) -> Frames:
+        """Corrupted frames z, deterministic given eps."""
+        ...
+
+    def target(self, x0: Frames, eps: Frames, levels: Levels) -> Frames:
+        """What the network regresses."""
+        ...
+
+    def recover(self, z: Frames, prediction: Frames, levels: Levels) -> tuple[Frames, Frames]:
+        """(x0, eps) from the network's prediction."""
+        ...
+
+    def residual(self, z: Frames, x0: Frames, levels: Levels) -> Frames:
+        """eps, given another estimate of x0."""
+        ...
+
+    def renewal(self, start: Levels, end: Levels) -> PerFrame:
+        """Share of the noise variance that an ancestral step from start to end draws afresh."""
+        ...
+
+    def extend(self, keys: Keys, z: Frames, levels: Levels, num_new: int) -> Frames:
+        """Drop the oldest num_new frames and let num_new enter at the noisy end."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianProcess(abc.ABC):
+    """The mathematics shared by all Gaussian methods, with a synchronous clock.
+
+    With ``context="clean"`` (DyDiff Algorithms 1 and 2) z holds the raw context frames; the data recursion
+    runs through them from the oldest, the noise recursion starts undamped at the first forecast frame, and
+    loss is on forecast frames. With ``context="noised"`` both recursions start at the oldest context frame,
+    and the whole window is noised and scored; what the denoiser knows of the context is bound into it.
+
+    Attributes:
+      schedule: t to alpha and sigma.
+      num_context: p, context frames.
+      num_forecast: k, forecast frames.
+      prediction: what the network regresses, in mixed coordinates; v = alpha n - sigma y.
+      context: whether context frames are given clean or corrupted like the others.
+
+    Raises:
+      ValueError: a number of frames is out of its range.
+    """
+
+    schedule: Schedule
+    num_context: int
+    num_forecast: int
+    prediction: Literal["eps", "x0", "v"] = "v"
+    context: Literal["clean", "noised"] = "clean"
+
+    mixes_data: ClassVar[bool] = False
+    mixes_noise: ClassVar[bool] = False
+    sliding_rate: ClassVar[float] = 0.0
+
+    def __post_init__(self) -> None:
+        if self.num_context < 0:
+            raise ValueError(f"num_context: expected 0 or more frames, found {self.num_context}")
+        if self.num_forecast < 1:
+            raise ValueError(f"num_forecast: expected at least 1 frame, found {self.num_forecast}")
+        if self.prediction not in ("eps", "x0", "v"):
+            raise ValueError(f'prediction: expected "eps", "x0" or "v", found "{self.prediction}"')
+        if self.context not in ("clean", "noised"):
+            raise ValueError(f'context: expected "clean" or "noised", found "{self.context}"')
+
+    @property
+    def num_frames(self) -> int:
+        return self.num_context + self.num_forecast
+
+    @property
+    def stride(self) -> int:
+        return self.num_forecast
+
+    @property
+    def num_clean(self) -> int:
+        """Leading frames that are given, never corrupted."""
+        return self.num_context if self.context == "clean" else 0
+
+    @property
+    def max_start(self) -> float:
+        """1, or 0.982 where an eps prediction would be divided by alpha(1) = 0."""
+        with jax.ensure_compile_time_eval():
+            no_signal = bool(self.schedule.alpha(jnp.ones(())) == 0)
+        return SAFE_START if self.prediction == "eps" and no_signal else 1.0
+
+    @abc.abstractmethod
+    def mixing(self, t: PerFrame) -> PerFrame:
+        """gamma of frames at time t."""
+
+    def levels(self, tau: PerExample, sliding: Bool[Array, "b"]) -> Levels:
+        """t = tau on corrupted frames, 0 on clean context; gamma(tau) on all frames; active where t > 0."""
+        del sliding  # a synchronous clock has one kind of window
+        window = jnp.broadcast_to(tau[:, None], (tau.shape[0], self.num_frames))
+        t = jnp.where(jnp.arange(self.num_frames) < self.num_clean, 0, window)
+        return Levels(t, self.mixing(window), t > 0)
+
+    def logsnr(self, levels: Levels) -> PerFrame:
+        return self.schedule.logsnr(levels.t)
+
+    def forward(self, x0: Frames, eps: Frames, levels: Levels) -> Frames:
+        """z = alpha D(x0) + sigma D(eps); clean context frames stay raw."""
+        alpha, sigma = self._amplitudes(levels)
+        z = alpha * self._mix_data(x0, levels) + sigma * self._mix_noise(eps, levels)
+        return self._after_clean(x0, z)
+
+    def target(self, x0: Frames, eps: Frames, levels: Levels) -> Frames:
+        """n, y or alpha n - sigma y; 0 on clean context."""
+        y, noise = self._mix_data(x0, levels), self._mix_noise(eps, levels)
+        wanted = targets.target(self.prediction, y, noise, *self._amplitudes(levels))
+        return self._after_clean(jnp.zeros_like(x0), wanted)
+
+    def recover(self, z: Frames, prediction: Frames, levels: Levels) -> tuple[Frames, Frames]:
+        """(x0, eps): solve for (y, n) and unmix both. Frames at t = 0 are kept; eps is 0 on clean context."""
+        corrupted = slice(self.num_clean, None)
+        amplitudes = self._amplitudes(levels)
+        y, noise = targets.recover(self.prediction, z[:, corrupted], prediction[:, corrupted], *amplitudes)
+        x0 = self._after_clean(z, self._unmix_data(y, z, levels))
+        return x0, self._after_clean(jnp.zeros_like(z), self._unmix_noise(noise, levels))
+
+    def residual(self, z: Frames, x0: Frames, levels: Levels) -> Frames:
+        """eps = D^-1(n), n = (z - alpha D(x0)) / sigma, and n = 0 where sigma = 0."""
+        y = self._mix_data(x0, levels)
+        noise = targets.residual(z[:, self.num_clean :], y, *self._amplitudes(levels))
+        return self._after_clean(jnp.zeros_like(z), self._unmix_noise(noise, levels))
+
+    def renewal(self, start: Levels, end: Levels) -> PerFrame:
+        """1 - SNR_start / SNR_end (the DDPM posterior: Ho et al. 2020, eq. 7); 0 where t does not fall."""
+        before, after = (jnp.clip(self.logsnr(x), -MAX_LOGSNR, MAX_LOGSNR) for x in (start, end))
+        return jnp.where(start.t > end.t, -jnp.expm1(before - after), 0)
+
+    def extend(self, keys: Keys, z: Frames, levels: Levels, num_new: int) -> Frames:
+        """Start the next window: its context, where it is clean, from z; then the prior D_gamma(eps).
+
+        Raises:
+          ValueError: num_new is not k, the frames that a synchronous clock finishes together.
+        """
+        if num_new != self.num_forecast:
+            raise ValueError(f"num_new: expected {self.num_forecast} frames, found {num_new}")
+        return self._after_clean(jnp.roll(z, -num_new, axis=1), self._mix_noise(white_noise(keys, z), levels))
+
+    def _amplitudes(self, levels: Levels) -> tuple[targets.Amplitude, targets.Amplitude]:
+        t = levels.t[:, self.num_clean :, None, None, None]
+        return self.schedule.alpha(t), self.schedule.sigma(t)
+
+    def _after_clean(self, clean: Frames, corrupted: Corrupted) -> Frames:
+        return jnp.concatenate([clean[:, : self.num_clean], corrupted], axis=1)
+
+    def _mix_data(self, x0: Frames, levels: Levels) -> Corrupted:
+        y = dynamics(x0, levels.gamma) if self.mixes_data else x0
+        return y[:, self.num_clean :]
+
+    def _unmix_data(self, y: Corrupted, z: Frames, levels: Levels) -> Corrupted:
+        if not self.mixes_data:
+            return y
+        m = self.num_clean
+        initial = dynamics(z[:, :m], levels.gamma[:, :m])[:, -1] if m else None
+        return inverse_dynamics(y, levels.gamma[:, m:], initial=initial)
+
+    def _mix_noise(self, eps: Frames, levels: Levels) -> Corrupted:
+        m = self.num_clean
+        return dynamics(eps[:, m:], levels.gamma[:, m:]) if self.mixes_noise else eps[:, m:]
+
+    def _unmix_noise(self, noise: Corrupted, levels: Levels) -> Corrupted:
+        return inverse_dynamics(noise, levels.gamma[:, self.num_clean :]) if self.mixes_noise else noise
+
+
+def white_noise(keys: Keys, like: Frames) -> Frames:
+    """Standard normal noise of the shape and dtype of ``like``, each example from its own key."""
+    return jax.vmap(lambda key: jax.random.normal(key, like.shape[1:], like.dtype))(keys)

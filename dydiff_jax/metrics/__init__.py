@@ -1,0 +1,31 @@
+"""Scores of forecasts, as pure functions of host arrays in physical units, accumulated in float64.
+
+An ensemble is [e, b, k, h, w, c], the truth [b, k, h, w, c]; a score per lead is [k].
+"""
+
+from dydiff_jax.metrics.categorical import csi
+from dydiff_jax.metrics.crps import crps_ensemble, crps_per_lead, nonneg_cases, pooled_crps
+from dydiff_jax.metrics.deterministic import mae, rmse
+from dydiff_jax.metrics.ensemble import rank_histogram, spread, spread_skill_ratio
+from dydiff_jax.metrics.image import psnr, ssim
+from dydiff_jax.metrics.leads import check_forecast
+from dydiff_jax.metrics.spectrum import lead_spectra, power_spectrum, spectrum_error
+
+__all__ = [
+    "check_forecast",
+    "crps_ensemble",
+    "crps_per_lead",
+    "csi",
+    "lead_spectra",
+    "mae",
+    "nonneg_cases",
+    "pooled_crps",
+    "power_spectrum",
+    "psnr",
+    "rank_histogram",
+    "rmse",
+    "spectrum_error",
+    "spread",
+    "spread_skill_ratio",
+    "ssim",
+]

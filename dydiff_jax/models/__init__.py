@@ -1,0 +1,1 @@
+"""Denoisers: flax modules of (z, logsnr, conditions). They import nothing of the package but its types."""

@@ -1,0 +1,220 @@
+"""The parts of the U-ViT: conditioning, rotary positions, attention, and one block for each kind of level.
+
+Activations are [b f h w c]. A convolution sees the frames folded into its batch, so it mixes neither frames
+nor shards; time is mixed by attention alone. Parameters, statistics of the norms, and softmax are float32;
+matrix products and convolutions run in ``dtype``.
+"""
+
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import linen as nn
+from jax.sharding import PartitionSpec
+from jaxtyping import Float
+
+from dydiff_jax.types import Array
+
+#: Mesh axes that share the batch.
+BATCH_AXES = ("data", "fsdp")
+#: The network sees log SNR within these bounds; t = 0 and t = 1 have +inf and -inf.
+LOGSNR_BOUND = 20.0
+#: Base of the rotary frequencies: wavelengths from 2 pi to 2 pi * ROTARY_BASE tokens.
+ROTARY_BASE = 100.0
+
+Attend = Literal["einsum", "xla", "cudnn"]
+#: Which tokens attend to each other: those within one group of parentheses that does not hold b.
+TOKENS = {"space": "(b f) (h w)", "time": "(b h w) f", "joint": "b (f h w)"}
+#: Axes of [f h w] along which the tokens of a kind of attention differ.
+POSITION_AXES = {"space": (1, 2), "time": (0,), "joint": (0, 1, 2)}
+
+
+def constrain_batch(x: Array) -> Array:
+    """Shards axis 0 over the batch axes of the mesh in use, and no other axis.
+
+    Without a mesh (``jax.set_mesh``), or where the axis does not divide, x is returned as it is. XLA computes
+    wrong kernel gradients for a convolution whose space is sharded, so each one sits between two of these.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(name for name in BATCH_AXES if name in mesh.axis_names)
+    if not axes or x.shape[0] % math.prod(mesh.shape[name] for name in axes):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
+
+
+def sinusoid(
+    value: Float[Array, "*shape"], dim: int, shortest: float, longest: float
+) -> Float[Array, "*shape {dim}"]:
+    """sin and cos of 2 pi value / period, for dim / 2 periods in geometric progression."""
+    periods = np.geomspace(shortest, longest, dim // 2)
+    angle = 2 * jnp.pi * value[..., None] / periods.astype(np.float32)
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def rotary_angles(positions: Float[Array, "tokens axes"], head_dim: int) -> Float[Array, "tokens pairs"]:
+    """Angle of each of the head_dim / 2 pairs: position times frequency, the pairs shared out among the axes.
+
+    RoFormer (arXiv 2104.09864, eq. 15) for each axis with an equal number of pairs and the frequencies
+    ROTARY_BASE^(-i / pairs); the pairs left over do not turn.
+    """
+    num_axes = positions.shape[1]
+    pairs = head_dim // 2 // num_axes
+    frequency = ROTARY_BASE ** (-np.arange(pairs) / max(pairs, 1))
+    angles = (positions[:, :, None] * frequency).reshape(len(positions), num_axes * pairs)
+    return np.pad(angles, ((0, 0), (0, head_dim // 2 - num_axes * pairs))).astype(np.float32)
+
+
+def rotate(
+    x: Float[Array, "batch tokens heads d"], angles: Float[Array, "tokens pairs"]
+) -> Float[Array, "batch tokens heads d"]:
+    """Turns the pair (x_i, x_{i + d/2}) by the angle of pair i, in float32."""
+    cos, sin = jnp.cos(angles)[:, None, :], jnp.sin(angles)[:, None, :]
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1).astype(x.dtype)
+
+
+def attend(
+    q: Float[Array, "batch tokens heads d"],
+    k: Float[Array, "batch tokens heads d"],
+    v: Float[Array, "batch tokens heads d"],
+    implementation: Attend,
+) -> Float[Array, "batch tokens heads d"]:
+    """softmax(q k^T / sqrt(d)) v, softmax in float32.
+
+    ``einsum`` is the fastest on a CPU; ``xla`` and ``cudnn`` are those of ``jax.nn.dot_product_attention``.
+    """
+    if implementation != "einsum":
+        return jax.nn.dot_product_attention(q, k, v, implementation=implementation)
+    logits = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(logits / math.sqrt(q.shape[-1]), axis=-1)
+    return jnp.einsum("bnqk,bknd->bqnd", weights.astype(v.dtype), v)
+
+
+def rms_norm(x: Float[Array, "*shape c"]) -> Float[Array, "*shape c"]:
+    """x / sqrt(mean(x^2)) over the last axis, with the mean in float32."""
+    square = jnp.mean(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
+    return (x * jax.lax.rsqrt(square + 1e-6)).astype(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """``rms_norm`` with a learned scale."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*shape c"]) -> Float[Array, "*shape c"]:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        return rms_norm(x) * scale.astype(x.dtype)
+
+
+class Film(nn.Module):
+    """x (1 + scale) + shift, both linear in the embedding of the frame (FiLM, arXiv 1709.07871)."""
+
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b f h w c"], emb: Float[Array, "b f e"]
+    ) -> Float[Array, "b f h w c"]:
+        affine = nn.Dense(2 * x.shape[-1], dtype=self.dtype, name="film")(nn.silu(emb))
+        scale, shift = jnp.split(affine[:, :, None, None, :], 2, axis=-1)
+        return x * (1 + scale) + shift
+
+
+class Conditioning(nn.Module):
+    """Embedding of each frame: an MLP of its log SNR, its index in the window, and its action if given."""
+
+    embed_dim: int
+
+    @nn.compact
+    def __call__(
+        self, logsnr: Float[Array, "b f"], actions: Float[Array, "b f a"] | None
+    ) -> Float[Array, "b f e"]:
+        level = jnp.clip(logsnr.astype(jnp.float32), -LOGSNR_BOUND, LOGSNR_BOUND)
+        index = jnp.broadcast_to(jnp.arange(level.shape[1], dtype=jnp.float32), level.shape)
+        features = [
+            sinusoid(level, 128, shortest=2.0, longest=8 * LOGSNR_BOUND),
+            sinusoid(index, 64, shortest=4.0, longest=1024.0),
+        ]
+        hidden = nn.Dense(self.embed_dim, name="level_in")(jnp.concatenate(features, axis=-1))
+        if actions is not None:
+            hidden += nn.Dense(self.embed_dim, use_bias=False, name="action_in")(actions)
+        return nn.Dense(self.embed_dim, name="level_out")(nn.silu(hidden))
+
+
+class FrameConv(nn.Module):
+    """A 3x3 convolution of each frame, [b f h w c] -> [b f h w features]."""
+
+    features: int
+    dtype: str
+    zero: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h w d"]:
+        kernel_init = nn.initializers.zeros if self.zero else nn.initializers.lecun_normal()
+        folded = constrain_batch(rearrange(x, "b f h w c -> (b f) h w c"))
+        conv = nn.Conv(self.features, (3, 3), dtype=self.dtype, kernel_init=kernel_init, name="conv")
+        return rearrange(constrain_batch(conv(folded)), "(b f) h w c -> b f h w c", b=x.shape[0])
+
+
+class ConvBlock(nn.Module):
+    """Residual block of a level without attention: norm, conv, norm with FiLM, dropout, zero conv."""
+
+    dtype: str
+    dropout: float
+    train: bool
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b f h w c"], emb: Float[Array, "b f e"]
+    ) -> Float[Array, "b f h w c"]:
+        y = FrameConv(x.shape[-1], self.dtype, name="conv_in")(nn.silu(RMSNorm(name="norm")(x)))
+        y = nn.silu(Film(self.dtype, name="modulate")(rms_norm(y), emb))
+        y = nn.Dropout(self.dropout, deterministic=not self.train)(y)
+        return x + FrameConv(x.shape[-1], self.dtype, zero=True, name="conv_out")(y)
+
+
+class Attention(nn.Module):
+    """Residual self-attention over the tokens of a frame, of a pixel through time, or of the whole window."""
+
+    over: Literal["space", "time", "joint"]
+    head_dim: int
+    implementation: Attend
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b f h w c"], emb: Float[Array, "b f e"]
+    ) -> Float[Array, "b f h w c"]:
+        b, f, h, w, c = x.shape
+        y = Film(self.dtype, name="modulate")(rms_norm(x), emb)
+        qkv = nn.Dense(3 * c, use_bias=False, dtype=self.dtype, name="qkv")(y)
+        tokens = TOKENS[self.over]
+        q, k, v = rearrange(qkv, f"b f h w (n three d) -> three {tokens} n d", three=3, d=self.head_dim)
+        axes = POSITION_AXES[self.over]
+        positions = np.indices([(f, h, w)[axis] for axis in axes]).reshape(len(axes), -1).T
+        angles = rotary_angles(positions.astype(np.float32), self.head_dim)
+        q, k = rotate(RMSNorm(name="q_norm")(q), angles), rotate(RMSNorm(name="k_norm")(k), angles)
+        y = attend(q, k, v, self.implementation)
+        y = rearrange(y, f"{tokens} n d -> b f h w (n d)", b=b, f=f, h=h, w=w)
+        zeros = nn.initializers.zeros
+        return x + nn.Dense(c, use_bias=False, dtype=self.dtype, kernel_init=zeros, name="out")(y)
+
+
+class Mlp(nn.Module):
+    """Residual MLP of each token, four times as wide inside."""
+
+    dtype: str
+    dropout: float
+    train: bool
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b f h w c"], emb: Float[Array, "b f e"]
+    ) -> Float[Array, "b f h w c"]:
+        y = Film(self.dtype, name="modulate")(rms_norm(x), emb)
+        y = nn.silu(nn.Dense(4 * x.shape[-1], dtype=self.dtype, name="mlp_in")(y))
+        y = nn.Dropout(self.dropout, deterministic=not self.train)(y)
+        zeros = nn.initializers.zeros
+        return x + nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=zeros, name="mlp_out")(y)

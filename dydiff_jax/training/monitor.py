@@ -1,0 +1,103 @@
+"""Looks at the metrics of a step while the next one runs, and listens for a request to stop."""
+
+import collections
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from jax.experimental import multihost_utils
+from tqdm import tqdm
+
+from dydiff_jax.training.logging import MetricsLog
+from dydiff_jax.training.task import TrainOptions
+
+
+class Monitor:
+    """Reads metrics late, so that the host never waits for the step it has just started.
+
+    `watch` takes metrics that the devices have yet to compute; `check` waits for them, logs them, and stops
+    the run on a loss or gradient that is not finite. Skipped steps are left out of the logged means.
+    """
+
+    def __init__(
+        self,
+        ids: Callable[[int], list],
+        options: TrainOptions,
+        schedule: optax.Schedule,
+        log: MetricsLog,
+        bar: tqdm,
+    ):
+        """Names examples by ``ids``, reads learning rates off ``schedule``, writes to ``log`` and ``bar``."""
+        self._ids, self._options, self._schedule = ids, options, schedule
+        self._log, self._bar = log, bar
+        self._unread = collections.deque()
+
+    @property
+    def window(self) -> dict[str, Any]:
+        """Sums of metrics not yet logged; they belong into a checkpoint."""
+        return self._log.window
+
+    def watch(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of step ``step``, counted from 0."""
+        self._unread.append((step, metrics))
+
+    def check(self, leave: int) -> None:
+        """Looks at all metrics but those of the last ``leave`` steps.
+
+        Raises:
+          FloatingPointError: too many steps in a row were skipped.
+        """
+        while len(self._unread) > leave:
+            step, metrics = self._unread.popleft()
+            self._check(step, {name: value.item() for name, value in jax.device_get(metrics).items()})
+
+    def _check(self, step: int, metrics: dict[str, float]) -> None:
+        skipped, bad_steps = metrics.pop("skipped"), metrics.pop("bad_steps")
+        if bad_steps > self._options.max_bad_steps:
+            raise FloatingPointError(self._complaint(step, metrics))
+        if bad_steps == 0:
+            self._log.add(metrics)
+        self._bar.set_postfix_str(f"loss {metrics['loss']:.4g}", refresh=False)
+        self._bar.update(1)
+        done = step + 1
+        if done % self._options.log_every == 0 or done == self._options.steps:
+            last_update = max(done - skipped - 1, 0)
+            self._log.write(done, {"learning_rate": float(self._schedule(last_update)), "skipped": skipped})
+
+    def _complaint(self, step: int, metrics: dict[str, float]) -> str:
+        return (
+            f"step {step} (the first is 0): loss {metrics['loss']}, gradient norm {metrics['grad_norm']}. "
+            f"No more than {self._options.max_bad_steps} such steps in a row are skipped (max_bad_steps). "
+            f"The batch: {self._ids(step)}. Nothing of it was applied or saved. Look at these examples; "
+            "if they are sound, lower learning_rate or clip_norm, compute in float32 or raise max_bad_steps, "
+            "in a new work directory."
+        )
+
+
+class StopRequest:
+    """A context in which SIGTERM asks the run to save and stop, instead of ending it.
+
+    With several processes jax's own notifier takes the signal, and all of them stop after the same step.
+    """
+
+    def __enter__(self) -> "StopRequest":
+        self._received = False
+        self._several = jax.process_count() > 1
+        if not self._several:
+            self._previous = signal.signal(signal.SIGTERM, self._receive)
+        return self
+
+    def __exit__(self, *_) -> None:
+        if not self._several:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def _receive(self, *_) -> None:
+        self._received = True
+
+    def requested(self, step: int) -> bool:
+        """Whether to stop after ``step`` steps; every process must ask, once for each step."""
+        if self._several:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._received

@@ -1,0 +1,149 @@
+"""Where every array of a training run lives on the device mesh.
+
+The mesh has three axes. A batch is split over ``data`` and ``fsdp``; a parameter is split over ``fsdp``
+(memory) and ``tensor`` (width), by the table `RULES`. One device is a mesh of one: there is one code path.
+
+Only the channel dimensions of a kernel are ever split. Splitting the space or time dimension of a convolution
+makes XLA scale its kernel gradient by the size of any idle mesh axis, without a word.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from dydiff_jax.types import Batch
+
+AXES = ("data", "fsdp", "tensor")
+
+#: Every array of a batch is split along its first dimension.
+BATCH_SPEC = P(("data", "fsdp"))
+
+#: (pattern searched in the path of a leaf, mesh axes of its last dimensions: inputs, outputs); the first
+#: match decides. Replicated are leading dimensions (the layers of a scan, the window of a convolution), leaves
+#: without a match (biases, scales, counters), and dimensions that their mesh axis does not divide.
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"(?i:conv)[^/]*/kernel$", (None, "fsdp")),
+    (r"(out|head)/kernel$", ("tensor", "fsdp")),
+    (r"/kernel$", ("fsdp", "tensor")),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshOptions:
+    """Sizes of the mesh axes; one of them may be -1 and takes the devices that the others leave.
+
+    Attributes:
+      data: copies of the parameters; each works on its own part of the batch.
+      fsdp: parts into which parameters, optimizer state and batch are split.
+      tensor: parts into which the width of a layer is split.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self):
+        for name, size in zip(AXES, dataclasses.astuple(self), strict=True):
+            if size != -1 and size < 1:
+                raise ValueError(f"{name}: expected a positive number of devices or -1, found {size}")
+        if dataclasses.astuple(self).count(-1) > 1:
+            raise ValueError(f"data: at most one mesh axis can be -1, found {dataclasses.asdict(self)}")
+
+
+def make_mesh(options: MeshOptions) -> Mesh:
+    """Arranges the devices of all processes in a (data, fsdp, tensor) mesh.
+
+    A mesh that is smaller than the machine uses its first devices, in a single-process run only.
+
+    Raises:
+      ValueError: the sizes do not fit the number of devices.
+    """
+    count = jax.device_count()
+    sizes = list(dataclasses.astuple(options))
+    if -1 in sizes:
+        fixed = -int(np.prod(sizes))
+        sizes[sizes.index(-1)] = count // fixed
+        fits = count % fixed == 0
+    else:
+        fits = np.prod(sizes) == count or (np.prod(sizes) < count and jax.process_count() == 1)
+    if not fits:
+        raise ValueError(
+            f"mesh {dataclasses.asdict(options)} does not fit {count} devices: make the product of its axes "
+            f"divide {count}, or set data=-1 to use all of them"
+        )
+    devices = jax.devices()[: int(np.prod(sizes))]
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def check_batch(batch_size: int, mesh: Mesh) -> None:
+    """Raises a ValueError if the mesh does not divide the batch."""
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % parts:
+        raise ValueError(
+            f"batch_size: expected a multiple of the {parts} parts (data * fsdp) into which the mesh "
+            f"{dict(mesh.shape)} splits it, found {batch_size}; "
+            f"use {batch_size - batch_size % parts or parts} or another mesh"
+        )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The sharding of every array of a batch."""
+    return NamedSharding(mesh, BATCH_SPEC)
+
+
+def leaf_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
+    """The partition of one leaf, by the first rule of `RULES` that matches its path."""
+    for pattern, axes in RULES:
+        if re.search(pattern, path) and len(shape) >= len(axes):
+            sizes = shape[-len(axes) :]
+            fitting = [a if a and n % mesh.shape[a] == 0 else None for a, n in zip(axes, sizes, strict=True)]
+            return P(*[None] * (len(shape) - len(axes)), *fitting)
+    return P()
+
+
+def leaf_name(path: tuple[Any, ...]) -> str:
+    """The path of a leaf as ``params/block/qkv/kernel``."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def state_shardings(abstract: Any, mesh: Mesh) -> Any:
+    """A tree of shardings for a tree of shapes: parameters, or a whole train state.
+
+    The moments and the average of a parameter end in the parameter's own path, so one table serves them all.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: NamedSharding(mesh, leaf_spec(leaf_name(path), leaf.shape, mesh)), abstract
+    )
+
+
+def global_batch(rows: Callable[[int, int], Batch], batch_size: int, mesh: Mesh) -> Batch:
+    """Assembles a global batch, sharded by `BATCH_SPEC`, from the rows that this process's devices need.
+
+    Args:
+      rows: maps (start, stop) to that slice of the global batch, in numpy; called once for each slice.
+      batch_size: rows of the global batch.
+      mesh: the device mesh.
+    """
+    sharding = batch_sharding(mesh)
+    rows = functools.cache(rows)
+
+    def part(index: tuple[slice, ...]) -> Batch:
+        start, stop, _ = index[0].indices(batch_size)
+        return rows(start, stop)
+
+    first = part(next(iter(sharding.addressable_devices_indices_map((batch_size,)).values())))
+    leaves, structure = jax.tree.flatten(first)
+    arrays = [
+        jax.make_array_from_callback(
+            (batch_size, *leaf.shape[1:]), sharding, lambda index, i=i: jax.tree.leaves(part(index))[i]
+        )
+        for i, leaf in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(structure, arrays)

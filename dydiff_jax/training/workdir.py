@@ -1,0 +1,76 @@
+"""The work directory: one configuration, written whole, that a later run must match."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+
+
+def write_whole(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file that appears complete or not at all."""
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json_whole(path: str | os.PathLike, obj: Any) -> None:
+    """Writes a JSON file that appears complete or not at all; refuses NaN and infinities (ValueError)."""
+    write_whole(path, json.dumps(obj, indent=2, allow_nan=False) + "\n")
+
+
+def claim(workdir: str | os.PathLike, config_json: str) -> None:
+    """Makes the work directory and writes ``config.json``, or checks the one that is there.
+
+    Raises:
+      ValueError: the directory holds another configuration (each difference is shown), a ``config.json``
+        that is not JSON, or checkpoints without a configuration.
+    """
+    workdir = pathlib.Path(workdir)
+    path = workdir / "config.json"
+    config = json.loads(config_json)
+    if path.exists():
+        _check_same(path, config)
+        return
+    if (workdir / "checkpoints").exists():
+        raise ValueError(
+            f"{workdir} holds checkpoints but no config.json: restore the file or use another directory"
+        )
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json_whole(path, config)
+
+
+def _check_same(path: pathlib.Path, config: Any) -> None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}): use another work directory") from error
+    lines = differences(found, config)
+    if lines:
+        listing = "\n".join(f"  {line}" for line in lines)
+        raise ValueError(
+            f"{path} holds another configuration:\n{listing}\n"
+            "Use another work directory, or run with the configuration of this one to resume it."
+        )
+
+
+def differences(found: Any, asked: Any, prefix: str = "") -> list[str]:
+    """What differs between two JSON values, a line for each key: ``model.width: 64 there, 128 asked for``."""
+    if isinstance(found, dict) and isinstance(asked, dict):
+        lines = []
+        for key in sorted(found.keys() | asked.keys()):
+            name = f"{prefix}.{key}" if prefix else key
+            if key not in asked:
+                lines.append(f"{name}: {json.dumps(found[key])} there, absent now")
+            elif key not in found:
+                lines.append(f"{name}: absent there, {json.dumps(asked[key])} asked for")
+            else:
+                lines += differences(found[key], asked[key], name)
+        return lines
+    return [] if found == asked else [f"{prefix}: {json.dumps(found)} there, {json.dumps(asked)} asked for"]

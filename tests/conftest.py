@@ -1,0 +1,21 @@
+"""Tests run on the CPU with 8 virtual devices, and check the shapes in the signatures of the pure code."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+# Tests compile much and compute little: with less optimisation they take a third of the time.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook(["dydiff_jax.diffusion", "dydiff_jax.metrics", "dydiff_jax.models"], "beartype.beartype")
+
+
+@pytest.fixture
+def x64():
+    """Double precision for the length of one test."""
+    with jax.enable_x64(True):
+        yield

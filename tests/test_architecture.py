@@ -1,0 +1,124 @@
+"""The rules of import and the sizes of files and functions, read from the syntax trees."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "dydiff_jax"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+#: What each part may import of the package, besides itself. Imports go one way.
+ALLOWED = {
+    "types": set(),
+    "diffusion": {"types"},
+    "models": {"types"},
+    "data": {"types"},
+    "metrics": {"types"},
+    "codec": {"types"},
+    "conditions": {"types"},
+    "baselines": {"types"},
+    "training": {"types"},
+    "plots": set(),
+    "report": {"types", "metrics"},
+    "forecast": {"types", "diffusion", "codec", "conditions"},
+    "inputs": {"types"},
+    "evaluate": {"types", "baselines", "forecast", "plots", "report"},
+    "config": {"types", "data", "diffusion", "models", "report", "training"},
+    "build": {"types", "codec", "conditions", "config", "data", "diffusion", "forecast", "models", "training"},
+    "runs": {"build", "config", "data", "evaluate", "inputs", "plots", "training"},
+    "main": {"runs", "data"},
+}
+
+
+def part(path: pathlib.Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Full names of everything imported, also inside functions."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return names
+
+
+def imported_parts(names: set[str]) -> set[str]:
+    return {name.split(".")[1] for name in names if name.startswith("dydiff_jax.")}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    if path == PACKAGE / "__init__.py":
+        return
+    found = imported_parts(imports(ast.parse(path.read_text()))) - {part(path)}
+    assert found <= ALLOWED[part(path)], f"{path} imports {found - ALLOWED[part(path)]}"
+
+
+def test_the_table_of_imports_has_no_cycle():
+    done, rest = set(), dict(ALLOWED)
+    while rest:
+        free = {name for name, needs in rest.items() if needs <= done}
+        assert free, f"a cycle among {sorted(rest)}"
+        done |= free
+        rest = {name: needs for name, needs in rest.items() if name not in free}
+
+
+@pytest.mark.parametrize(
+    "module, users",
+    [
+        ("ml_collections", {"config", "build", "runs", "main"}),
+        ("flax", {"models", "training"}),
+        ("orbax", {"training"}),
+        ("grain", {"data"}),
+        ("matplotlib", {"plots"}),
+    ],
+)
+def test_outside_libraries_stay_where_they_belong(module, users):
+    found = {
+        part(path)
+        for path in FILES
+        if any(name == module or name.startswith(f"{module}.") for name in imports(ast.parse(path.read_text())))
+    }
+    assert found <= users
+
+
+def test_diffusion_is_pure_mathematics():
+    allowed = {"jax", "numpy", "jaxtyping", "dydiff_jax", "abc", "collections", "dataclasses", "functools", "math", "typing"}
+    for path in (PACKAGE / "diffusion").glob("*.py"):
+        roots = {name.split(".")[0] for name in imports(ast.parse(path.read_text()))}
+        assert roots <= allowed, f"{path} imports {roots - allowed}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_sizes(path):
+    """Soft limits with a margin: a file of 300 lines, a function of 50 lines and 7 arguments."""
+    text = path.read_text()
+    assert len(text.splitlines()) <= 330
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 60, node.name
+            names = [argument.arg for argument in node.args.args + node.args.kwonlyargs]
+            assert len(set(names) - {"self", "cls"}) <= 7, node.name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_public_code_is_documented(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), f"{path} has no docstring"
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{path}: {node.name} has no docstring"
+
+
+def test_nothing_names_this_machine_or_a_registry():
+    for path in [*ROOT.rglob("*.py"), ROOT / "constraints.txt", ROOT / "README.md", ROOT / "pyproject.toml"]:
+        if ".venv" in path.parts or path == pathlib.Path(__file__):
+            continue
+        text = path.read_text()
+        for word in ("index-url", "pythonhosted", "/root/", "../shared"):
+            assert word not in text, f"{path} names {word}"

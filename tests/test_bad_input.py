@@ -1,0 +1,198 @@
+"""What a user gets wrong is named before any long work: by the command line, and for data, directories and meshes."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from configs import folder
+from dydiff_jax import build, inputs, runs
+from dydiff_jax.training import checkpoints
+from tests import small
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def own_data(path, **changes):
+    """A tiny run on a folder of arrays; 16 x 16, 4 -> 6 frames."""
+    config = folder.get_config("dynamical,size=tiny")
+    values = {"data.path": str(path), "train.steps": 2, "train.batch_size": 8, "optimizer.warmup_steps": 1,
+              "evaluation.windows": 2, "evaluation.members": 2, "sampler.steps": 1}  # fmt: skip
+    config.update_from_flattened_dict(values | {name.replace("__", "."): value for name, value in changes.items()})
+    return config
+
+
+def waves(frames=80, side=16):
+    """Two travelling waves, float32 [frames, side, side, 2]."""
+    t, x = np.arange(frames)[:, None, None], np.arange(side)
+    phase = 2 * np.pi * x / side
+    u = np.sin(phase[None, None] - 0.2 * t) + 0 * phase[None, :, None]
+    v = np.cos(phase[None, :, None] - 0.1 * t) + 0 * phase[None, None]
+    return np.stack([u, v], axis=-1).astype(np.float32)
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "data"
+    path.mkdir()
+    for i in range(2):
+        np.save(path / f"wave_{i}.npy", waves())
+    return path
+
+
+@pytest.fixture
+def trained(data, tmp_path):
+    runs.train(own_data(data), tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_own_data_train_with_three_lines(data, tmp_path):
+    runs.train(own_data(data), tmp_path / "run")
+    scores = json.loads((tmp_path / "run/eval/step_2/metrics.json").read_text())["scores"]
+    assert np.isfinite(scores["dynamical"]["crps"]["mean"])
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--config=configs/turbulence.py:dinamical"], "did you mean 'dynamical'"),
+        (["--config=configs/turbulence.py:dynamical,size=huge"], "expected a size among"),
+        (["--config=configs/turbulence.py", "--config.process.etta=0.5"], "etta"),
+        (["--config=configs/turbulence.py", "--config.process.eta=0.99"], "expected at most 0.98"),
+        (["--config=configs/turbulence.py", "stray"], "unexpected arguments"),
+        (["--config=configs/turbulence.py", "--mode=forecast"], "--input"),
+        (["--config=configs/folder.py"], "config.data.path"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_the_command_line_says_what_is_wrong(arguments, message, tmp_path):
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "dydiff_jax.main", f"--workdir={tmp_path}/run", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert message in done.stderr + done.stdout
+    assert time.monotonic() - started < 60
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "not a whole .npy file"),
+        (lambda path: np.save(path, np.where(np.arange(80)[:, None, None, None] == 7, np.nan, waves())), "frame 7"),
+        (lambda path: np.save(path, waves()[..., 0]), "expected numbers with axes"),
+        (lambda path: np.save(path, waves(side=8)), "expected frames"),
+        (lambda path: np.save(path, np.array([{"a": 1}], object), allow_pickle=True), "not a whole .npy file"),
+    ],
+    ids=["truncated", "nan", "axes", "grid", "pickle"],
+)
+def test_a_bad_data_file_is_named(spoil, message, data, tmp_path):
+    spoil(data / "wave_1.npy")
+    with pytest.raises(ValueError, match=message) as error:
+        runs.train(own_data(data), tmp_path / "run")
+    assert "wave_1.npy" in str(error.value)
+
+
+def test_a_missing_folder_says_what_was_expected(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected a folder"):
+        runs.train(own_data(tmp_path / "nowhere"), tmp_path / "run")
+
+
+def test_more_context_than_frames(data, tmp_path):
+    with pytest.raises(ValueError, match="holds no window of 206 frames"):
+        runs.train(own_data(data, window__num_context=200), tmp_path / "run")
+
+
+def test_more_test_windows_than_there_are(data, tmp_path):
+    with pytest.raises(ValueError, match="evaluation.windows: expected at most"):
+        runs.train(own_data(data, evaluation__windows=10_000), tmp_path / "run")
+
+
+def test_a_grid_smaller_than_the_pooling_window(data, tmp_path):
+    with pytest.raises(ValueError, match="pool_window"):
+        runs.train(own_data(data, scores__pool_window=17), tmp_path / "run")
+
+
+def test_a_batch_that_the_mesh_does_not_divide(data, tmp_path):
+    with pytest.raises(ValueError, match=r"batch_size: expected a multiple of data \* fsdp"):
+        runs.train(own_data(data, train__batch_size=jax.device_count() + 1), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mesh_that_does_not_fit_the_devices(data, tmp_path):
+    with pytest.raises(ValueError, match="mesh .* does not fit"):
+        runs.train(own_data(data, mesh__fsdp=7), tmp_path / "run")
+
+
+def test_a_missing_regression_run_is_found_before_training(data, tmp_path):
+    with pytest.raises(FileNotFoundError, match="train :regression first"):
+        runs.train(own_data(data, evaluation__regression=str(tmp_path / "none")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_work_directory_of_another_config_is_refused_with_the_difference(trained, data):
+    with pytest.raises(ValueError, match=r"process.eta: 0.5 there, 0.9 asked for"):
+        runs.train(own_data(data, process__eta=0.9), trained)
+    with pytest.raises(ValueError, match=r"process.eta: 0.5 there, 0.9 asked for"):
+        runs.evaluate_run(own_data(data, process__eta=0.9), trained)
+
+
+def test_data_that_changed_since_the_run_began_are_refused(trained, data):
+    np.save(data / "wave_0.npy", 2 * waves())
+    with pytest.raises(ValueError, match="not the data that the run began with"):
+        runs.train(own_data(data), trained)
+
+
+def test_evaluating_before_training_says_so(data, tmp_path):
+    with pytest.raises(FileNotFoundError, match="train first"):
+        runs.evaluate_run(own_data(data), tmp_path / "nothing")
+
+
+def test_an_evaluation_with_other_options_does_not_overwrite(trained, data):
+    with pytest.raises(ValueError, match="evaluation.members: 2 there, 3 asked for"):
+        runs.evaluate_run(own_data(data, evaluation__members=3), trained)
+
+
+def test_a_checkpoint_that_does_not_fit_is_named_leaf_by_leaf(trained, data):
+    config = build.load(own_data(data, model__channels=(48, 192)))
+    experiment = build.build(config, build.DataCard.read(trained / "statistics.json"))
+    with pytest.raises(ValueError, match=r"(?s)does not fit the model.*expected float32\[.*found float32\["):
+        runs.load_ema(experiment, runs.sharding.make_mesh(config.mesh), trained)
+    assert checkpoints is not None
+
+
+CONTEXTS = {
+    "channels": (np.zeros((4, 16, 16, 3), np.float32), r"expected frames \[4 or more frames, h, w, 2\]"),
+    "too few": (np.zeros((3, 16, 16, 2), np.float32), r"found shape \[1, 3, 16, 16, 2\]"),
+    "axes": (np.zeros((16, 16), np.float32), r"found shape \[16, 16\]"),
+    "nan": (np.full((4, 16, 16, 2), np.nan, np.float32), "window 0, frame 0 holds a value that is not finite"),
+    "complex": (np.zeros((4, 16, 16, 2), complex), "expected real numbers"),
+    "grid": (np.zeros((4, 15, 16, 2), np.float32), "grid 15 x 16"),
+}
+
+
+@pytest.mark.parametrize("name", CONTEXTS)
+def test_a_bad_forecast_input(name, trained, data, tmp_path):
+    frames, message = CONTEXTS[name]
+    np.save(tmp_path / "context.npy", frames)
+    with pytest.raises(ValueError, match=message):
+        runs.forecast(own_data(data), trained, tmp_path / "context.npy", 2)
+    assert not (trained / "forecast").exists()
+
+
+def test_a_forecast_input_that_is_no_array(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected an .npy or .npz file"):
+        inputs.read_context(tmp_path / "none.npy", 4, ("u", "v"))
+    (tmp_path / "text.npy").write_text("not an array")
+    with pytest.raises(ValueError, match="not a whole .npy or .npz file"):
+        inputs.read_context(tmp_path / "text.npy", 4, ("u", "v"))
+    np.savez(tmp_path / "other.npz", data=np.zeros(3))
+    with pytest.raises(ValueError, match='expected an array "frames", found'):
+        inputs.read_context(tmp_path / "other.npz", 4, ("u", "v"))

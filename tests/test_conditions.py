@@ -1,0 +1,67 @@
+"""What the network sees beside z."""
+
+import numpy as np
+import pytest
+
+from dydiff_jax.codec import Identity, Standardize
+from dydiff_jax.conditions import Conditioner, context_channels, copy_path
+
+
+def frames(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def test_copy_path_is_the_last_frame_and_the_last_difference_on_every_frame():
+    context = frames(2, 3, 4, 5, 2)
+    channels = np.asarray(copy_path(context, 6))
+    assert channels.shape == (2, 9, 4, 5, 4)
+    for frame in range(9):
+        np.testing.assert_array_equal(channels[:, frame, ..., :2], context[:, 2])
+        np.testing.assert_array_equal(channels[:, frame, ..., 2:], context[:, 2] - context[:, 1])
+
+
+def test_copy_path_extrapolates_linear_motion_exactly():
+    """A flow that moves linearly is the last frame plus lead times the difference: the channels hold both."""
+    start, velocity = frames(1, 4, 4, 1), frames(1, 4, 4, 1)
+    flow = np.stack([start + i * velocity for i in range(8)], axis=1)
+    channels = np.asarray(copy_path(flow[:, :3], 5))
+    for lead in range(1, 6):
+        np.testing.assert_allclose(channels[:, 0, ..., :1] + lead * channels[:, 0, ..., 1:], flow[:, 2 + lead], atol=1e-5)
+
+
+def test_one_context_frame_has_no_difference():
+    assert copy_path(frames(1, 1, 4, 4, 2), 3).shape == (1, 4, 4, 4, 2)
+
+
+def test_context_channels_hold_clean_context_and_two_masks():
+    context = frames(2, 3, 4, 4, 2)
+    channels = np.asarray(context_channels(context, 5))
+    np.testing.assert_array_equal(channels[:, :3, ..., :2], context)
+    np.testing.assert_array_equal(channels[:, 3:, ..., :2], 0)
+    np.testing.assert_array_equal(channels[0, :, 0, 0, 2], [1, 1, 1, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(channels[0, :, 0, 0, 3], [0, 0, 0, 1, 0, 0, 0, 0])
+
+
+def test_conditioner_puts_them_side_by_side_and_passes_the_rest_on():
+    context, actions, static = frames(1, 2, 4, 4, 1), frames(1, 5, 3), frames(1, 4, 4, 2)
+    conditions = Conditioner(3, copy_path=True, context_channels=True)(context, actions, static)
+    assert conditions.channels.shape == (1, 5, 4, 4, 2 + 3)
+    assert conditions.actions is actions and conditions.static is static
+    assert Conditioner(3, copy_path=False, context_channels=False)(context, None, None).channels is None
+
+
+def test_standardize_is_inverted_and_gives_mean_0_and_variance_1():
+    data = 3 + 2 * frames(50, 8, 8, 2)
+    codec = Standardize(tuple(data.mean((0, 1, 2)).tolist()), tuple(data.std((0, 1, 2)).tolist()))
+    encoded = np.asarray(codec.encode(data))
+    np.testing.assert_allclose(encoded.mean((0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(encoded.std((0, 1, 2)), 1, atol=1e-5)
+    np.testing.assert_allclose(codec.decode(encoded), data, atol=1e-5)
+    np.testing.assert_array_equal(Identity().decode(Identity().encode(data)), data)
+
+
+def test_a_constant_channel_is_refused():
+    with pytest.raises(ValueError, match="never changes"):
+        Standardize((0.0, 0.0), (1.0, 0.0))
+    with pytest.raises(ValueError, match="expected 2 channels"):
+        Standardize((0.0, 0.0), (1.0,))

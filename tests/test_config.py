@@ -1,0 +1,121 @@
+"""Every shipped config builds, and whatever is wrong in one is named before any long work."""
+
+import dataclasses
+import pathlib
+import runpy
+
+import pytest
+
+from configs import base, turbulence
+from dydiff_jax import build
+from dydiff_jax.config import ConfigError, strict
+from dydiff_jax.models.uvit import SIZES
+
+CONFIGS = sorted(path for path in pathlib.Path(base.__file__).parent.glob("*.py") if path.stem not in ("base", "__init__"))
+
+
+@pytest.mark.parametrize("method", base.METHODS)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_is_valid(path, size, method):
+    get_config = runpy.run_path(str(path))["get_config"]
+    config = build.load(get_config(f"{method},size={size}"))
+    assert (config.method, config.size) == (method, size)
+    assert isinstance(config.process, build.METHODS[method])
+
+
+def test_tables_of_methods_agree():
+    assert base.METHODS.keys() == build.METHODS.keys()
+    for method, options in base.METHODS.items():
+        fields = {field.name: field.default for field in dataclasses.fields(build.METHODS[method])}
+        assert {name: fields[name] for name in options} == options
+
+
+def test_the_default_is_the_paper():
+    config = build.load(turbulence.get_config())
+    assert config.method == "dynamical"
+    assert (config.window.num_context, config.window.num_forecast, config.windows.crop) == (4, 11, 64)
+    assert (config.data.rayleigh, config.data.prandtl, config.data.rows, config.data.columns) == (2.5e8, 0.71, 256, 1792)
+    assert config.process.eta == 0.5
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("dinamical", "did you mean 'dynamical'"),
+        ("dynamical,sise=tiny", "did you mean 'size'"),
+        ("dynamical,size=tinny", "did you mean 'tiny'"),
+        ("dynamical,tiny", "expected a key"),
+    ],
+)
+def test_unknown_arguments_name_the_closest_match(argument, message):
+    with pytest.raises(ValueError, match=message):
+        turbulence.get_config(argument)
+
+
+def changed(section, **values):
+    config = turbulence.get_config("dynamical,size=tiny").unlock()
+    target = config[section] if section else config
+    for key, value in values.items():
+        target[key] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    "section, values, message",
+    [
+        ("process", {"etta": 0.5}, r"config.process.etta: unknown key \(did you mean 'eta'\?\)"),
+        ("process", {"eta": -0.1}, "config.process.eta: expected a mixing strength in"),
+        ("process", {"eta": 1.1}, "config.process.eta: expected a mixing strength in"),
+        ("process", {"eta": 0.99}, "config.process.eta: expected at most 0.98, found 0.99"),
+        ("process", {"prediction": "x"}, "config.process.prediction: expected one of"),
+        ("window", {"num_context": 0}, "config.window.num_context: expected at least 1"),
+        ("window", {"num_forecast": 0}, "config.window.num_forecast: expected at least 1"),
+        ("train", {"batch_size": 0}, "config.train.batch_size"),
+        ("model", {"dtype": "float16"}, "config.model.dtype: expected one of"),
+        ("sampler", {"method": "dim"}, "did you mean 'ddim'"),
+        ("data", {"name": "rayleigh"}, "did you mean 'rayleigh_benard'"),
+        ("schedule", {"name": "cosin"}, "did you mean 'cosine'"),
+        (None, {"method": "dinamical"}, "did you mean 'dynamical'"),
+        (None, {"optimiser": {}}, "did you mean 'optimizer'"),
+    ],
+)
+def test_bad_values_are_named_with_their_path(section, values, message):
+    with pytest.raises(ConfigError, match=message):
+        build.load(changed(section, **values))
+
+
+def test_a_missing_section_is_named():
+    config = turbulence.get_config().unlock()
+    del config["ema"]
+    with pytest.raises(ConfigError, match="config.ema: missing"):
+        build.load(config)
+
+
+def test_a_grid_that_cannot_be_sampled_is_refused_before_training():
+    config = changed("process", eta=0.99, allow_large_eta=True)
+    config.sampler.grid, config.sampler.steps = "released", 500
+    with pytest.raises(ConfigError, match="grid"):
+        build.load(config)
+
+
+def test_a_crop_that_the_network_cannot_halve_is_refused_before_any_data():
+    with pytest.raises(ConfigError, match=r"config.windows.crop: grid 30 x 30"):
+        build.load(changed("windows", crop=30))
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """Of every kind of field."""
+
+    count: int
+    rate: float = 1.0
+    sizes: tuple[int, ...] = ()
+    place: str | None = None
+
+
+def test_strict_converts_only_what_is_exact():
+    assert strict(Example, {"count": 1, "rate": 2, "sizes": [1, 2]}, "x") == Example(1, 2.0, (1, 2))
+    for bad in ({"count": 1.0}, {"count": True}, {"count": 1, "sizes": [1.5]}, {"count": 1, "place": 3}, {}):
+        with pytest.raises(ConfigError):
+            strict(Example, bad, "x")

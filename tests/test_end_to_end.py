@@ -1,0 +1,207 @@
+"""The real command line on real (small) convection: train, evaluate, forecast, kill and resume."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from dydiff_jax import build, evaluate, runs
+from tests import small
+
+ROOT = pathlib.Path(__file__).parents[1]
+PICTURES = ("forecast.png", "error_over_lead.png", "spectra.png", "rank_histogram.png", "film.gif")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """One cache for simulated data and compiled programs, so that the flow is simulated once."""
+    folder = str(tmp_path_factory.mktemp("cache"))
+    os.environ["DYDIFF_JAX_CACHE"] = folder
+    yield folder
+    del os.environ["DYDIFF_JAX_CACHE"]
+
+
+def command(workdir, *arguments, argument="dynamical,size=tiny"):
+    return [
+        sys.executable, "-m", "dydiff_jax.main", f"--config=configs/turbulence.py:{argument}", f"--workdir={workdir}",
+        *arguments,
+    ]  # fmt: skip
+
+
+def environment():
+    """Two devices and full optimisation: these runs compute more than they compile."""
+    return {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "XLA_FLAGS": ""}
+
+
+def run(*args, **kwargs):
+    return subprocess.run(
+        command(*args, **kwargs), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A dynamical run of 300 steps through the command line."""
+    workdir = tmp_path_factory.mktemp("runs") / "dynamical"
+    done = run(workdir, *small.flags(train__steps=300, train__checkpoint_every=150, optimizer__warmup_steps=30))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return workdir, done
+
+
+def test_a_short_run_beats_persistence(trained):
+    workdir, _ = trained
+    metrics = json.loads((workdir / "eval/step_300/metrics.json").read_text())
+    crps = {name: scores["crps"]["mean"] for name, scores in metrics["scores"].items()}
+    assert crps["dynamical"] < crps["persistence"], crps
+
+
+def test_a_run_writes_what_the_readme_promises(trained):
+    workdir, done = trained
+    for name in ("config.json", "statistics.json", "metrics.jsonl", "checkpoints/300", "eval/step_300/table.md"):
+        assert (workdir / name).exists(), name
+    assert list(workdir.glob("events.*"))
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(50, 301, 50))
+    assert all(np.isfinite(line["loss"]) for line in lines)
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert "| dynamical |" in done.stdout and "dressed persistence" in done.stdout
+    assert "simulat" in done.stderr and "training" in done.stderr and str(workdir) in done.stderr
+
+
+def test_every_score_has_its_definition_and_every_picture_is_there(trained):
+    folder = trained[0] / "eval/step_300"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert set(metrics["scores"]) == {
+        "dynamical", "persistence", "dressed persistence", "climatology (pooled)", "climatology (same crop)",
+    }  # fmt: skip
+    for scores in metrics["scores"].values():
+        for name in ("crps", "crps_w8_avg", "crps_w8_max", "crps_w8_avg_nonneg", "crps_w8_max_nonneg", "csi_w5", "rmse",
+                     "mae", "spread", "spread_skill", "spectrum_error", "rank_histogram", "spectrum"):  # fmt: skip
+            assert len(scores[name]["definition"]) > 20
+        assert len(scores["crps"]["per_lead"]) == 6
+    for name in PICTURES:
+        with Image.open(folder / name) as image:
+            assert np.asarray(image.convert("L")).std() > 5, f"{name} is blank"
+    with Image.open(folder / "film.gif") as film:
+        assert film.n_frames == 10
+    with np.load(folder / "forecasts.npz") as arrays:
+        assert arrays["ensemble"].shape == (8, 4, 6, 16, 16, 2)
+        assert arrays["truth"].shape == (4, 6, 16, 16, 2) and arrays["context"].shape == (4, 4, 16, 16, 2)
+
+
+def test_the_same_command_again_trains_nothing_and_prints_the_same_table(trained):
+    workdir, done = trained
+    before = (workdir / "eval/step_300/metrics.json").stat().st_mtime
+    again = run(workdir, *small.flags(train__steps=300, train__checkpoint_every=150, optimizer__warmup_steps=30))
+    assert again.returncode == 0 and again.stdout == done.stdout
+    assert (workdir / "eval/step_300/metrics.json").stat().st_mtime == before
+
+
+def test_forecast_from_a_file(trained, tmp_path):
+    workdir, _ = trained
+    with np.load(workdir / "eval/step_300/forecasts.npz") as arrays:
+        np.savez(tmp_path / "two.npz", frames=arrays["context"][:2])
+    flags = small.flags(train__steps=300, train__checkpoint_every=150, optimizer__warmup_steps=30)
+    done = run(workdir, *flags, "--mode=forecast", f"--input={tmp_path}/two.npz", "--members=3")
+    assert done.returncode == 0, done.stderr[-3000:]
+    with np.load(workdir / "forecast/two/forecast.npz") as arrays:
+        assert arrays["ensemble"].shape == (3, 2, 6, 16, 16, 2)
+        assert np.isfinite(arrays["ensemble"]).all()
+    with Image.open(workdir / "forecast/two/film.gif") as film:
+        assert film.n_frames == 10
+    again = run(workdir, *flags, "--mode=forecast", f"--input={tmp_path}/two.npz", "--members=3")
+    assert again.returncode != 0 and "is there already" in again.stderr
+
+
+def test_a_killed_run_ends_with_the_same_bits(tmp_path):
+    """SIGKILL after the first checkpoint, then the same command: parameters, average, optimizer and metrics agree."""
+    flags = small.flags(train__steps=40, train__checkpoint_every=10, train__log_every=5, optimizer__warmup_steps=5)
+    flags += ["--config.evaluation.windows=4", "--config.evaluation.members=2"]
+    whole = run(tmp_path / "whole", *flags)
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    process = subprocess.Popen(
+        command(tmp_path / "killed", *flags), cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL
+    )
+    while not list((tmp_path / "killed/checkpoints").glob("[0-9]*")) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    resumed = run(tmp_path / "killed", *flags)
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert same_bits(tmp_path / "whole", tmp_path / "killed")
+    assert resumed.stdout.replace("killed", "whole") == whole.stdout
+
+
+def same_bits(first, second):
+    """The last checkpoint, the scores and the losses of two runs."""
+    config = build.load(small.config("dynamical,size=tiny"))
+    experiment = build.build(config, build.DataCard.read(first / "statistics.json"))
+    mesh = runs.sharding.make_mesh(config.mesh)
+    weights = [jax.tree.leaves(runs.load_ema(experiment, mesh, folder)[0]) for folder in (first, second)]
+    scores = [json.loads((folder / "eval/step_40/metrics.json").read_text())["scores"] for folder in (first, second)]
+    losses = [
+        [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (first, second)
+    ]
+    assert scores[0] == scores[1] and losses[0] == losses[1] and len(losses[0]) == 8
+    return all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+@pytest.mark.parametrize("method", build.METHODS)
+def test_every_method_trains_resumes_and_evaluates(method, tmp_path):
+    changes = dict(
+        train__batch_size=8, train__checkpoint_every=2, optimizer__warmup_steps=1, evaluation__windows=4,
+        evaluation__members=2,
+    )  # fmt: skip
+    first = small.config(f"{method},size=tiny", train__steps=4, **changes)
+    runs.train(first, tmp_path / method)
+    header = json.loads((tmp_path / method / "eval/step_4/metrics.json").read_text())
+    assert {"method", "step", "weights", "members", "windows", "leads", "interval", "time_unit", "unit", "fields",
+            "command", "definitions", "scores"} <= header.keys()  # fmt: skip
+    assert header["scores"][method]["crps"]["mean"] > 0
+    assert header["scores"][method]["crps"]["members"] == (1 if method == "regression" else 2)
+    if method == "regression":
+        beside = small.config("standard,size=tiny", train__steps=2, evaluation__regression=str(tmp_path / method), **changes)
+        runs.train(beside, tmp_path / "beside")
+        table = (tmp_path / "beside/eval/step_2/table.md").read_text()
+        assert "| regression |" in table and "| standard |" in table
+
+
+def test_the_noised_context_of_the_release_trains_and_forecasts(tmp_path):
+    config = small.config(
+        "dynamical,size=tiny", process__context="noised", process__prediction="eps", sampler__method="ddim",
+        sampler__grid="released", sampler__steps=5, train__steps=2, train__batch_size=8, optimizer__warmup_steps=1,
+        evaluation__windows=4, evaluation__members=2,
+    )  # fmt: skip
+    runs.train(config, tmp_path)
+    assert (tmp_path / "eval/step_2/metrics.json").exists()
+
+
+def test_what_is_free_at_evaluation_is_not_what_was_trained():
+    assert set(runs.FREE) <= small.config("dynamical").keys()
+    assert not set(runs.FREE) & {"process", "model", "data", "windows", "window", "train", "optimizer", "seed"}
+
+
+@pytest.mark.slow
+def test_a_step_of_the_papers_experiment_compiles_and_runs():
+    """configs/turbulence.py as it is, but for a batch of 1: 64 x 64, 4 -> 11 frames, size S."""
+    from configs import turbulence
+
+    config = build.load(turbulence.get_config())
+    card = build.DataCard(("u", "v"), "m/s", 0.25, "s", (0.0, 0.0), (1.0, 1.0), (64, 64))
+    experiment = build.build(config, card)
+    params = jax.jit(experiment.init)(jax.random.key(0))
+    frames = np.random.default_rng(0).normal(size=(1, 15, 64, 64, 2)).astype(np.float32)
+    step = jax.jit(jax.value_and_grad(lambda p: experiment.loss(p, evaluate.Batch(frames), jax.random.key(1))[0]))
+    loss, grads = step(params)
+    assert np.isfinite(loss)
+    norms = [float(np.abs(leaf).max()) for leaf in jax.tree.leaves(grads)]
+    assert np.isfinite(norms).all() and max(norms) > 0
