@@ -33,7 +33,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     return config
 
 
-#: Options of a data source: data.rayleigh_benard.RayleighBenard and the readers of data.files.
+#: Options of a data source: data.rayleigh_benard, data.rbc_file and data.dydiff_release.
 DATA = {
     "simulated": dict(
         name="rayleigh_benard",

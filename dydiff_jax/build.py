@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +25,6 @@ from dydiff_jax.diffusion.schedules import Cosine, LinearBeta
 from dydiff_jax.diffusion.standard import Standard
 from dydiff_jax.forecast import Forecaster
 from dydiff_jax.models.uvit import UViT3D
-from dydiff_jax.training.state import Loss
 from dydiff_jax.types import Array, Batch, Conditions
 
 METHODS = {"standard": Standard, "dynamical": Dynamical, "regression": Regression}
@@ -133,9 +131,14 @@ def build(config: Config, card: DataCard) -> Experiment:
     """The experiment of a config on data that a card describes.
 
     Raises:
-      ValueError: the network's levels do not divide the grid.
+      ValueError: the network's levels do not divide the grid, or a pooling window does not fit on it.
     """
     config.model.check_grid(*card.grid)
+    if config.scores.pool_window > min(card.grid):
+        raise ValueError(
+            f"config.scores.pool_window: expected at most the shorter side of the grid {card.grid}, "
+            f"found {config.scores.pool_window}"
+        )
     return Experiment(
         config=config,
         card=card,

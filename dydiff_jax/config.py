@@ -39,7 +39,9 @@ def closest(found: str, expected: Iterable[str]) -> str:
 def choose(table: Mapping[str, T], name: Any, path: str) -> T:
     """table[name], or an error that lists the names and the closest match."""
     if name not in table:
-        raise ConfigError(f"{path}: expected one of {sorted(table)}, found {name!r}{closest(str(name), table)}")
+        raise ConfigError(
+            f"{path}: expected one of {sorted(table)}, found {name!r}{closest(str(name), table)}"
+        )
     return table[name]
 
 
@@ -281,7 +283,9 @@ def check_sections(config: Mapping[str, Any], expected: Iterable[str]) -> None:
     expected = list(expected)
     for key in config:
         if key not in expected:
-            raise ConfigError(f"config.{key}: unknown key{closest(key, expected)}; config takes {sorted(expected)}")
+            raise ConfigError(
+                f"config.{key}: unknown key{closest(key, expected)}; config takes {sorted(expected)}"
+            )
     for key in expected:
         if key not in config:
             raise ConfigError(f"config.{key}: missing")

@@ -60,7 +60,7 @@ class Evaluation:
 def draw(
     forecaster: forecast.Forecaster, params: Any, key: jax.Array, batch: Batch, members: int, chunk: int
 ) -> np.ndarray:
-    """An ensemble [e, n, k, h, w, c] of every window of a batch, drawn ``chunk`` rows at a time, with a progress bar."""
+    """An ensemble [e, n, k, h, w, c] of every window of a batch, ``chunk`` rows at a time, with a progress bar."""
     n = len(batch.frames)
     parts = forecast.ensemble(forecaster, params, key, batch, members, chunk)
     bar = tqdm(parts, "forecasting", -(-members * n // chunk), unit="chunk", disable=jax.process_index() > 0)
@@ -85,14 +85,19 @@ def baseline_ensembles(evaluation: Evaluation) -> dict[str, np.ndarray]:
     }
 
 
-def score_all(ensembles: Mapping[str, np.ndarray], evaluation: Evaluation, unit: str) -> dict[str, report.Scores]:
+def score_all(
+    ensembles: Mapping[str, np.ndarray], evaluation: Evaluation, unit: str
+) -> dict[str, report.Scores]:
     """{forecast: its scores}, with a progress bar."""
     bar = tqdm(ensembles.items(), "scoring", unit="forecast", disable=jax.process_index() > 0)
     return {name: report.score(members, evaluation.truth, evaluation.scores, unit) for name, members in bar}
 
 
 def write(
-    folder: pathlib.Path, header: dict[str, Any], scores: dict[str, report.Scores], arrays: Mapping[str, np.ndarray]
+    folder: pathlib.Path,
+    header: dict[str, Any],
+    scores: dict[str, report.Scores],
+    arrays: Mapping[str, np.ndarray],
 ) -> None:
     """Writes metrics.json, forecasts.npz, table.md and the pictures; metrics.json last, so that it marks a whole.
 

@@ -1,14 +1,14 @@
 """Context frames from a user's file, checked before they reach the network."""
 
 import pathlib
-import zipfile
 
 import numpy as np
 
+from dydiff_jax.data.cache import open_npy
 from dydiff_jax.types import Batch
 
-#: Keys of an .npz file; only the first is needed by a network without actions and static fields.
-FRAMES, ACTIONS, STATIC = "frames", "actions", "static"
+#: The array of an .npz file that holds the frames.
+FRAMES = "frames"
 
 
 def read_context(path: pathlib.Path, num_context: int, fields: tuple[str, ...]) -> Batch:
@@ -27,13 +27,16 @@ def read_context(path: pathlib.Path, num_context: int, fields: tuple[str, ...]) 
       FileNotFoundError: there is no such file.
       ValueError: it cannot be read, has another shape, or holds values that are not finite.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: expected an .npy or .npz file of context frames")
     frames = _read(path)
     if frames.ndim == 4:
         frames = frames[None]
-    wanted = f"[{num_context} or more frames, h, w, {len(fields)}] with the channels {list(fields)}, or [n, ...] of them"
-    if frames.ndim != 5 or frames.shape[1] < num_context or frames.shape[-1] != len(fields) or not frames.size:
+    wanted = f"[{num_context} or more frames, h, w, {len(fields)}] with channels {list(fields)}, or [n, ...] of them"
+    if (
+        frames.ndim != 5
+        or frames.shape[1] < num_context
+        or frames.shape[-1] != len(fields)
+        or not frames.size
+    ):
         raise ValueError(f"{path}: expected frames {wanted}, found shape {list(frames.shape)}")
     if not np.issubdtype(frames.dtype, np.number) or np.iscomplexobj(frames):
         raise ValueError(f"{path}: expected real numbers, found {frames.dtype}")
@@ -41,17 +44,17 @@ def read_context(path: pathlib.Path, num_context: int, fields: tuple[str, ...]) 
     bad = np.argwhere(~np.isfinite(frames))
     if bad.size:
         n, p, *rest = bad[0].tolist()
-        raise ValueError(f"{path}: window {n}, frame {p} holds a value that is not finite at {rest}; fill or drop it")
+        raise ValueError(
+            f"{path}: window {n}, frame {p} holds a value that is not finite at {rest}; fill or drop it"
+        )
     return Batch(frames)
 
 
 def _read(path: pathlib.Path) -> np.ndarray:
-    try:
-        with np.load(path, allow_pickle=False) if path.suffix == ".npz" else open(path, "rb") as file:
-            if path.suffix != ".npz":
-                return np.load(file, allow_pickle=False)
-            if FRAMES not in file:
-                raise ValueError(f'{path}: expected an array "{FRAMES}", found {sorted(file)}')
-            return file[FRAMES]
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a whole .npy or .npz file of numbers ({error})") from error
+    opened = open_npy(path)
+    if isinstance(opened, np.ndarray):
+        return opened
+    with opened as archive:
+        if FRAMES not in archive:
+            raise ValueError(f'{path}: expected an array "{FRAMES}", found {sorted(archive)}')
+        return archive[FRAMES]

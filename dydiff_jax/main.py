@@ -24,9 +24,13 @@ _MODE = flags.DEFINE_enum(
     "train, then evaluate; eval the newest checkpoint; forecast from the context frames of --input.",
 )
 _INPUT = flags.DEFINE_string(
-    "input", None, "forecast: an .npy or .npz file of context frames [p, h, w, c] or [n, p, h, w, c], physical units."
+    "input",
+    None,
+    "forecast: an .npy or .npz file of context frames [p, h, w, c] or [n, p, h, w, c], physical units.",
 )
-_MEMBERS = flags.DEFINE_integer("members", None, "forecast: ensemble size; that of the evaluation by default.", 1)
+_MEMBERS = flags.DEFINE_integer(
+    "members", None, "forecast: ensemble size; that of the evaluation by default.", 1
+)
 
 
 def main(argv: list[str]) -> None:

@@ -31,8 +31,10 @@ def train(raw: ml_collections.ConfigDict, directory: pathlib.Path) -> None:
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.train.batch_size, mesh)
     check_regression(config)
-    workdir.claim(directory, json.dumps(plain(raw)))
+    if (directory / "config.json").exists():
+        workdir.claim(directory, json.dumps(plain(raw)))  # another config is refused before data are made
     splits = open_data(config)
+    workdir.claim(directory, json.dumps(plain(raw)))
     experiment = build.build(config, claim_card(directory, data_card(splits)))
     batches = pipeline.TrainBatches(splits.train, config.train.batch_size, config.seed)
     task = loop.Task(experiment.init, experiment.loss, batches.rows, batches.ids)
@@ -69,10 +71,19 @@ def forecast(
         chunk = chunk_rows(config, mesh, members * len(batch.frames))
         ensemble = evaluate.draw(experiment.forecaster, params, key, batch, members, chunk)
     leads = np.arange(1, config.window.num_forecast + 1)
-    arrays = {"context": batch.frames, "ensemble": ensemble, "leads": leads, "interval": card.interval, "step": step}
+    arrays = {
+        "context": batch.frames,
+        "ensemble": ensemble,
+        "leads": leads,
+        "interval": card.interval,
+        "fields": card.fields,
+        "unit": card.unit,
+        "time_unit": card.time_unit,
+        "step": step,
+    }
     out.mkdir(parents=True)
     evaluate.save_npz(out / "forecast.npz", arrays)
-    plots.film(out / "film.gif", batch.frames[0], ensemble[:, 0], card.interval, card.fields, card.time_unit)
+    plots.film(out)
     say(f"{out}: forecast.npz with ensemble {list(ensemble.shape)} [e, n, k, h, w, c], film.gif")
 
 
@@ -177,7 +188,9 @@ def check_trained(raw: ml_collections.ConfigDict, directory: pathlib.Path) -> No
     """
     path = directory / "config.json"
     if not path.exists():
-        raise FileNotFoundError(f"{path}: expected the config of a trained run; train first, with --mode=train")
+        raise FileNotFoundError(
+            f"{path}: expected the config of a trained run; train first, with --mode=train"
+        )
     found, asked = json.loads(path.read_text()), json.loads(json.dumps(plain(raw)))
     lines = workdir.differences(*({k: v for k, v in c.items() if k not in FREE} for c in (found, asked)))
     if lines:
@@ -188,7 +201,9 @@ def load_ema(experiment: build.Experiment, mesh: Mesh, directory: pathlib.Path) 
     """The averaged weights of the newest checkpoint, on the mesh, and its step."""
     shapes = jax.eval_shape(experiment.init, jax.random.key(0))
     shardings = sharding.state_shardings(shapes, mesh)
-    abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+    )
     return checkpoints.load_ema(directory / "checkpoints", abstract)
 
 
@@ -213,7 +228,9 @@ def check_regression(config: Config) -> Config | None:
     return other
 
 
-def open_regression(experiment: build.Experiment, mesh: Mesh, directory: pathlib.Path) -> tuple[build.Experiment, Any]:
+def open_regression(
+    experiment: build.Experiment, mesh: Mesh, directory: pathlib.Path
+) -> tuple[build.Experiment, Any]:
     """The regression run to score beside this one, and its weights."""
     config = check_regression(experiment.config)
     other = build.build(config, claim_card(directory, experiment.card))
@@ -274,7 +291,9 @@ def is_done(folder: pathlib.Path, header: dict[str, Any]) -> bool:
         for line in workdir.differences(found[name], json.loads(json.dumps(header[name])), name)
     ]
     if lines:
-        raise ValueError(f"{folder} holds an evaluation with other options; move it away first:\n  " + "\n  ".join(lines))
+        raise ValueError(
+            f"{folder} holds an evaluation with other options; move it away first:\n  " + "\n  ".join(lines)
+        )
     return True
 
 

@@ -27,7 +27,9 @@ def config(argument: str, **changes) -> ml_collections.ConfigDict:
     values = dict(OVERRIDES)
     if argument.startswith("regression"):
         values["sampler.steps"] = 1
-    made.update_from_flattened_dict(values | {name.replace("__", "."): value for name, value in changes.items()})
+    made.update_from_flattened_dict(
+        values | {name.replace("__", "."): value for name, value in changes.items()}
+    )
     return made
 
 

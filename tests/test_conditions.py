@@ -26,7 +26,9 @@ def test_copy_path_extrapolates_linear_motion_exactly():
     flow = np.stack([start + i * velocity for i in range(8)], axis=1)
     channels = np.asarray(copy_path(flow[:, :3], 5))
     for lead in range(1, 6):
-        np.testing.assert_allclose(channels[:, 0, ..., :1] + lead * channels[:, 0, ..., 1:], flow[:, 2 + lead], atol=1e-5)
+        np.testing.assert_allclose(
+            channels[:, 0, ..., :1] + lead * channels[:, 0, ..., 1:], flow[:, 2 + lead], atol=1e-5
+        )
 
 
 def test_one_context_frame_has_no_difference():

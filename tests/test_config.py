@@ -11,7 +11,9 @@ from dydiff_jax import build
 from dydiff_jax.config import ConfigError, strict
 from dydiff_jax.models.uvit import SIZES
 
-CONFIGS = sorted(path for path in pathlib.Path(base.__file__).parent.glob("*.py") if path.stem not in ("base", "__init__"))
+CONFIGS = sorted(
+    path for path in pathlib.Path(base.__file__).parent.glob("*.py") if path.stem not in ("base", "__init__")
+)
 
 
 @pytest.mark.parametrize("method", base.METHODS)
@@ -35,7 +37,12 @@ def test_the_default_is_the_paper():
     config = build.load(turbulence.get_config())
     assert config.method == "dynamical"
     assert (config.window.num_context, config.window.num_forecast, config.windows.crop) == (4, 11, 64)
-    assert (config.data.rayleigh, config.data.prandtl, config.data.rows, config.data.columns) == (2.5e8, 0.71, 256, 1792)
+    assert (config.data.rayleigh, config.data.prandtl, config.data.rows, config.data.columns) == (
+        2.5e8,
+        0.71,
+        256,
+        1792,
+    )
     assert config.process.eta == 0.5
 
 

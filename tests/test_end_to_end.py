@@ -51,7 +51,9 @@ def run(*args, **kwargs):
 def trained(tmp_path_factory):
     """A dynamical run of 300 steps through the command line."""
     workdir = tmp_path_factory.mktemp("runs") / "dynamical"
-    done = run(workdir, *small.flags(train__steps=300, train__checkpoint_every=150, optimizer__warmup_steps=30))
+    done = run(
+        workdir, *small.flags(train__steps=300, train__checkpoint_every=150, optimizer__warmup_steps=30)
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return workdir, done
 
@@ -65,7 +67,13 @@ def test_a_short_run_beats_persistence(trained):
 
 def test_a_run_writes_what_the_readme_promises(trained):
     workdir, done = trained
-    for name in ("config.json", "statistics.json", "metrics.jsonl", "checkpoints/300", "eval/step_300/table.md"):
+    for name in (
+        "config.json",
+        "statistics.json",
+        "metrics.jsonl",
+        "checkpoints/300",
+        "eval/step_300/table.md",
+    ):
         assert (workdir / name).exists(), name
     assert list(workdir.glob("events.*"))
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -100,7 +108,9 @@ def test_every_score_has_its_definition_and_every_picture_is_there(trained):
 def test_the_same_command_again_trains_nothing_and_prints_the_same_table(trained):
     workdir, done = trained
     before = (workdir / "eval/step_300/metrics.json").stat().st_mtime
-    again = run(workdir, *small.flags(train__steps=300, train__checkpoint_every=150, optimizer__warmup_steps=30))
+    again = run(
+        workdir, *small.flags(train__steps=300, train__checkpoint_every=150, optimizer__warmup_steps=30)
+    )
     assert again.returncode == 0 and again.stdout == done.stdout
     assert (workdir / "eval/step_300/metrics.json").stat().st_mtime == before
 
@@ -123,7 +133,9 @@ def test_forecast_from_a_file(trained, tmp_path):
 
 def test_a_killed_run_ends_with_the_same_bits(tmp_path):
     """SIGKILL after the first checkpoint, then the same command: parameters, average, optimizer and metrics agree."""
-    flags = small.flags(train__steps=40, train__checkpoint_every=10, train__log_every=5, optimizer__warmup_steps=5)
+    flags = small.flags(
+        train__steps=40, train__checkpoint_every=10, train__log_every=5, optimizer__warmup_steps=5
+    )
     flags += ["--config.evaluation.windows=4", "--config.evaluation.members=2"]
     whole = run(tmp_path / "whole", *flags)
     assert whole.returncode == 0, whole.stderr[-3000:]
@@ -146,7 +158,9 @@ def same_bits(first, second):
     experiment = build.build(config, build.DataCard.read(first / "statistics.json"))
     mesh = runs.sharding.make_mesh(config.mesh)
     weights = [jax.tree.leaves(runs.load_ema(experiment, mesh, folder)[0]) for folder in (first, second)]
-    scores = [json.loads((folder / "eval/step_40/metrics.json").read_text())["scores"] for folder in (first, second)]
+    scores = [
+        json.loads((folder / "eval/step_40/metrics.json").read_text())["scores"] for folder in (first, second)
+    ]
     losses = [
         [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
         for folder in (first, second)
@@ -169,7 +183,9 @@ def test_every_method_trains_resumes_and_evaluates(method, tmp_path):
     assert header["scores"][method]["crps"]["mean"] > 0
     assert header["scores"][method]["crps"]["members"] == (1 if method == "regression" else 2)
     if method == "regression":
-        beside = small.config("standard,size=tiny", train__steps=2, evaluation__regression=str(tmp_path / method), **changes)
+        beside = small.config(
+            "standard,size=tiny", train__steps=2, evaluation__regression=str(tmp_path / method), **changes
+        )
         runs.train(beside, tmp_path / "beside")
         table = (tmp_path / "beside/eval/step_2/table.md").read_text()
         assert "| regression |" in table and "| standard |" in table
@@ -187,7 +203,16 @@ def test_the_noised_context_of_the_release_trains_and_forecasts(tmp_path):
 
 def test_what_is_free_at_evaluation_is_not_what_was_trained():
     assert set(runs.FREE) <= small.config("dynamical").keys()
-    assert not set(runs.FREE) & {"process", "model", "data", "windows", "window", "train", "optimizer", "seed"}
+    assert not set(runs.FREE) & {
+        "process",
+        "model",
+        "data",
+        "windows",
+        "window",
+        "train",
+        "optimizer",
+        "seed",
+    }
 
 
 @pytest.mark.slow
@@ -200,7 +225,9 @@ def test_a_step_of_the_papers_experiment_compiles_and_runs():
     experiment = build.build(config, card)
     params = jax.jit(experiment.init)(jax.random.key(0))
     frames = np.random.default_rng(0).normal(size=(1, 15, 64, 64, 2)).astype(np.float32)
-    step = jax.jit(jax.value_and_grad(lambda p: experiment.loss(p, evaluate.Batch(frames), jax.random.key(1))[0]))
+    step = jax.jit(
+        jax.value_and_grad(lambda p: experiment.loss(p, evaluate.Batch(frames), jax.random.key(1))[0])
+    )
     loss, grads = step(params)
     assert np.isfinite(loss)
     norms = [float(np.abs(leaf).max()) for leaf in jax.tree.leaves(grads)]

@@ -15,7 +15,10 @@ from dydiff_jax.diffusion.standard import Standard
 from dydiff_jax.types import Batch
 
 CODEC = Standardize((3.0,), (2.0,))
-METHODS = {"standard": Standard(Cosine(), 2, 3, prediction="x0"), "dynamical": Dynamical(Cosine(), 2, 3, prediction="x0")}
+METHODS = {
+    "standard": Standard(Cosine(), 2, 3, prediction="x0"),
+    "dynamical": Dynamical(Cosine(), 2, 3, prediction="x0"),
+}
 
 
 def white(params, z, logsnr, conditions):
@@ -25,7 +28,9 @@ def white(params, z, logsnr, conditions):
 
 
 def forecaster(method, apply=white, steps=8):
-    return forecast.Forecaster(METHODS[method], Sampler(steps=steps), CODEC, Conditioner(3, False, False), apply)
+    return forecast.Forecaster(
+        METHODS[method], Sampler(steps=steps), CODEC, Conditioner(3, False, False), apply
+    )
 
 
 def batch(n):
@@ -48,7 +53,8 @@ def test_a_forecast_is_in_physical_units():
 def test_chunks_do_not_change_an_ensemble(method):
     draw = forecaster(method)
     whole, parts = (
-        forecast.gather(forecast.ensemble(draw, None, jax.random.key(1), batch(3), 4, chunk), 4, 3) for chunk in (12, 5)
+        forecast.gather(forecast.ensemble(draw, None, jax.random.key(1), batch(3), 4, chunk), 4, 3)
+        for chunk in (12, 5)
     )
     np.testing.assert_allclose(whole, parts, rtol=1e-5, atol=1e-5)
 
@@ -57,7 +63,8 @@ def test_members_and_windows_differ_and_the_seed_decides():
     draw = forecaster("standard")
     same = batch(1)._replace(frames=np.repeat(batch(1).frames, 2, axis=0))
     first, again, other = (
-        forecast.gather(forecast.ensemble(draw, None, jax.random.key(seed), same, 3, 6), 3, 2) for seed in (0, 0, 1)
+        forecast.gather(forecast.ensemble(draw, None, jax.random.key(seed), same, 3, 6), 3, 2)
+        for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, again)
     draws = np.concatenate([first, other]).reshape(12, -1)

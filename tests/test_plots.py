@@ -1,6 +1,5 @@
-"""Pictures of a made-up evaluation: they are whole, of the expected size, and show what they should."""
+"""Pictures of a made-up evaluation and film of a made-up forecast: whole, and showing what they should."""
 
-import itertools
 import json
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import pytest
 from PIL import Image
 
 from dydiff_jax import plots, report
+from dydiff_jax.plots import animation, draw, figures, results
 
 P, K, H, W, E = 3, 4, 16, 24, 3
 FILES = ["forecast.png", "error_over_lead.png", "spectra.png", "rank_histogram.png", "film.gif"]
@@ -54,6 +54,32 @@ def files(folder):
     return plots.plot_all(folder)
 
 
+def read(folder, field, window):
+    return results.read_evaluation(folder, results.read_scores(folder), field, window)
+
+
+def forecast(folder, members=E):
+    """What a forecast leaves: the context and the ensemble of an evaluation, and what they are."""
+    info = evaluation(folder)
+    with np.load(folder / "forecasts.npz") as arrays:
+        stored = {"context": arrays["context"], "ensemble": arrays["ensemble"][:members]}
+    stored |= {name: info[name] for name in ("leads", "interval", "fields", "unit", "time_unit")}
+    for name in ("metrics.json", "forecasts.npz"):
+        (folder / name).unlink()
+    np.savez(folder / "forecast.npz", **stored)
+    return stored
+
+
+def film_frames(path):
+    """RGB [frames, rows, columns, 3] of a gif."""
+    with Image.open(path) as film:
+        frames = []
+        for i in range(film.n_frames):
+            film.seek(i)
+            frames.append(np.asarray(film.convert("RGB"), dtype=int))
+    return np.stack(frames)
+
+
 def colours(image):
     return len(image.convert("RGB").getcolors(2**24))
 
@@ -68,8 +94,7 @@ def test_every_picture_is_written_whole(folder, files):
 
 
 def test_the_forecast_has_a_row_for_each_quantity_and_a_column_for_each_lead(folder):
-    results = plots._read(folder, "v", 1)
-    figure = plots._forecast_figure(results)
+    figure = figures.forecast_figure(read(folder, "v", 1))
     images = [axis.images[0].get_array() for axis in figure.axes if axis.images]
     assert len(images) == (2 + E + 2) * (1 + K)
     grid = np.reshape(np.stack(images), (2 + E + 2, 1 + K, H, W))
@@ -82,7 +107,7 @@ def test_the_forecast_has_a_row_for_each_quantity_and_a_column_for_each_lead(fol
     np.testing.assert_allclose(grid[5, 1:], ensemble.std(axis=0, ddof=1), rtol=1e-5)
     np.testing.assert_allclose(grid[6, 1:], ensemble.mean(axis=0) - truth, atol=1e-6)
     titles = [axis.get_title() for axis in figure.axes[: 1 + K]]
-    assert titles == ["last context", "+0.25", "+0.5", "+0.75", "+1"]
+    assert titles == ["context", "+0.25", "+0.5", "+0.75", "+1"]
     labels = [axis.get_ylabel() for axis in figure.axes if axis.get_ylabel()]
     assert labels == [
         "truth",
@@ -91,13 +116,13 @@ def test_the_forecast_has_a_row_for_each_quantity_and_a_column_for_each_lead(fol
         "v (m/s)",
         "spread",
         "m/s",
-        "mean - truth",
+        "mean\n- truth",
         "m/s",
     ]
 
 
 def test_fields_share_one_symmetric_scale(folder):
-    figure = plots._forecast_figure(plots._read(folder, None, 0))
+    figure = figures.forecast_figure(read(folder, None, 0))
     limits = [axis.images[0].get_clim() for axis in figure.axes if axis.images]
     assert len(set(limits[: (2 + E) * (1 + K)])) == 1 and len(set(limits)) == 3
     (low, high), spread, (least, most) = limits[0], limits[-K - 2], limits[-1]
@@ -106,7 +131,7 @@ def test_fields_share_one_symmetric_scale(folder):
 
 def test_curves_are_the_scores(folder):
     info = json.loads((folder / "metrics.json").read_text())
-    left, right = plots._error_figure(info).axes
+    left, right = figures.error_figure(info).axes
     curves = {line.get_label(): line.get_ydata() for line in right.lines}
     assert list(curves) == ["model", "still"]
     for name, values in curves.items():
@@ -119,10 +144,10 @@ def test_curves_are_the_scores(folder):
 
 def test_ranks_and_spectra_are_the_scores(folder):
     info = json.loads((folder / "metrics.json").read_text())
-    (axis,) = plots._rank_figure(info).axes
+    (axis,) = figures.rank_figure(info).axes
     counts = np.array(info["scores"]["model"]["rank_histogram"]["counts"])
     np.testing.assert_allclose([bar.get_height() for bar in axis.patches], counts / counts.mean())
-    left, right = plots._spectra_figure(info).axes
+    left, right = figures.spectra_figure(info).axes
     spectrum = info["scores"]["still"]["spectrum"]
     curves = {line.get_label(): line.get_ydata() for line in left.lines}
     np.testing.assert_array_equal(curves["still"], spectrum["forecast"])
@@ -131,15 +156,10 @@ def test_ranks_and_spectra_are_the_scores(folder):
 
 
 def test_the_film_shows_every_frame_of_context_and_forecast(files):
-    with Image.open(files[-1]) as film:
-        assert film.n_frames == P + K
-        frames = []
-        for i in range(film.n_frames):
-            film.seek(i)
-            frames.append(np.asarray(film.convert("RGB"), dtype=int))
-    width = frames[0].shape[1]
-    moved = [np.abs(after - before)[:, : width // 5].mean() for before, after in itertools.pairwise(frames)]
-    assert min(moved) > 1  # the truth, on the left, moves in every frame
+    frames = film_frames(files[-1])
+    assert len(frames) == P + K
+    moved = np.abs(np.diff(frames[:, :, : frames.shape[2] // 5], axis=0)).mean(axis=(1, 2, 3))
+    assert len(moved) == P + K - 1 and moved.min() > 1  # the truth, on the left, moves in every frame
 
 
 def test_a_single_member_and_a_single_lead_are_drawn(tmp_path):
@@ -150,19 +170,23 @@ def test_a_single_member_and_a_single_lead_are_drawn(tmp_path):
     np.savez(tmp_path / "forecasts.npz", **one)
     scores = report.score(one["ensemble"], one["truth"])
     (tmp_path / "metrics.json").write_text(json.dumps(info | {"leads": [1], "scores": {"model": scores}}))
+    figure = figures.forecast_figure(read(tmp_path, None, 0))
+    rows = [axis.get_ylabel() for axis in figure.axes if axis.images and axis.get_ylabel()]
+    assert rows == ["truth", "forecast", "forecast\n- truth"]
     files = plots.plot_all(tmp_path)
     assert all(path.stat().st_size > 0 for path in files)
     with Image.open(files[-1]) as film:
         assert film.n_frames == 2
 
 
-def test_pyplot_and_with_it_the_backend_are_left_alone(folder):
+def test_pyplot_and_with_it_the_backend_are_left_alone(tmp_path):
+    forecast(tmp_path)
     check = (
         "import sys; from dydiff_jax import plots;"
-        "plots._forecast_figure(plots._read(plots.Path(sys.argv[1]), None, 0));"
+        "plots.film(sys.argv[1]);"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-W", "ignore", "-c", check, str(folder)], check=True)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", check, str(tmp_path)], check=True)
 
 
 def test_what_is_missing_is_named(tmp_path):
@@ -180,6 +204,66 @@ def test_what_is_missing_is_named(tmp_path):
     assert not list(tmp_path.glob("*.png"))
 
 
+def test_the_film_of_a_forecast_shows_every_frame_and_nothing_else_is_read_or_left(tmp_path):
+    forecast(tmp_path)
+    path = plots.film(tmp_path)
+    assert path == tmp_path / "film.gif"
+    assert {path.name for path in tmp_path.iterdir()} == {"forecast.npz", "film.gif"}
+    frames = film_frames(path)
+    assert len(frames) == P + K
+    panels = np.array_split(frames, 4, axis=2)  # mean, two members, spread
+    moved = [np.abs(np.diff(panel, axis=0)).mean(axis=(1, 2, 3)) for panel in panels]
+    assert np.min(moved[:3]) > 1
+    assert np.max(moved[3][: P - 1]) < 1 < np.min(moved[3][P - 1 :])  # no spread in the context
+
+
+def test_the_film_of_an_evaluation_adds_the_truth_to_that_of_a_forecast(folder, tmp_path):
+    forecast(tmp_path)
+    without, known = results.read_forecast(tmp_path, "u", 1), read(folder, "u", 1)
+    assert without.truth is None
+    for name in ("context", "ensemble", "times", "mean", "spread"):
+        np.testing.assert_array_equal(getattr(without, name), getattr(known, name))
+    assert without.label == known.label == "u (m/s)" and without.time_unit == known.time_unit == "s"
+    one, other = animation._films(without), animation._films(known)
+    assert list(one) == ["mean", "member 1", "member 2", "spread"] and list(other) == ["truth", *one]
+    with np.load(folder / "forecasts.npz") as arrays:
+        frames = np.concatenate([arrays["context"], arrays["truth"]], axis=1)[1, ..., 0]
+    np.testing.assert_array_equal(other["truth"], frames)
+    for film in one.values():
+        assert film.shape == (P + K, H, W)
+    np.testing.assert_array_equal(one["member 1"][:P], frames[:P])
+
+
+def test_headings_count_from_the_last_context_frame(tmp_path):
+    forecast(tmp_path)
+    texts = ["context, -0.50 s", "context, -0.25 s", "context, +0.00 s", "forecast, +0.25 s"]
+    assert animation._headings(results.read_forecast(tmp_path, None, 0))[: P + 1] == texts
+
+
+def test_a_forecast_of_one_member_is_one_panel(tmp_path):
+    stored = forecast(tmp_path, members=1)
+    films = animation._films(results.read_forecast(tmp_path, "v", 1))
+    assert list(films) == ["forecast"]
+    np.testing.assert_array_equal(films["forecast"][P:], stored["ensemble"][0, 1, ..., 1])
+    frames = film_frames(plots.film(tmp_path, "v", 1))
+    assert len(frames) == P + K and np.abs(np.diff(frames, axis=0)).mean(axis=(1, 2, 3)).min() > 1
+
+
+def test_what_is_missing_in_a_forecast_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"forecast.npz; run a forecast"):
+        plots.film(tmp_path)
+    stored = forecast(tmp_path)
+    with pytest.raises(ValueError, match=r"field: expected one of \['u', 'v'\] .* found 'w'"):
+        plots.film(tmp_path, field="w")
+    with pytest.raises(ValueError, match=r"window: expected 0 to 1 .* found -1"):
+        plots.film(tmp_path, window=-1)
+    for name in stored:
+        np.savez(tmp_path / "forecast.npz", **{key: value for key, value in stored.items() if key != name})
+        with pytest.raises(ValueError, match=rf"expected the entries \['{name}'\] in .*forecast.npz"):
+            plots.film(tmp_path)
+    assert not (tmp_path / "film.gif").exists()
+
+
 def test_a_failed_save_leaves_the_old_picture(tmp_path):
     path = tmp_path / "picture.png"
     path.write_bytes(b"old")
@@ -189,7 +273,7 @@ def test_a_failed_save_leaves_the_old_picture(tmp_path):
         raise RuntimeError("disk full")
 
     with pytest.raises(RuntimeError):
-        plots._write(path, save)
+        draw.write_whole(path, save)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
@@ -198,6 +282,6 @@ def test_a_reader_of_the_old_picture_keeps_it(tmp_path):
     path = tmp_path / "picture.png"
     path.write_bytes(b"old")
     with open(path, "rb") as reader:
-        plots._write(path, lambda part: part.write_bytes(b"new"))
+        draw.write_whole(path, lambda part: part.write_bytes(b"new"))
         assert reader.read() == b"old"
     assert path.read_bytes() == b"new"

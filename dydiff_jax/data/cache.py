@@ -53,6 +53,7 @@ def write_whole(path: pathlib.Path, write) -> None:
 
 
 def write_json(path: pathlib.Path, value: dict) -> None:
+    """`value` as JSON text, whole or not at all."""
     write_whole(path, lambda file: file.write(json.dumps(value, indent=2).encode()))
 
 
@@ -64,6 +65,7 @@ class Part:
     shape: tuple[int, ...]
 
     def write(self, array: np.ndarray) -> None:
+        """Save the array, whole or not at all."""
         write_whole(self.path, lambda file: np.save(file, array))
 
     def open(self) -> np.ndarray:

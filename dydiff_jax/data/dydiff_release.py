@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 
 from dydiff_jax.data.cache import open_npy
-from dydiff_jax.data.source import Trajectories, register
+from dydiff_jax.data.source import Trajectories, place, register
 
 FILES = {"train": "train.npz.npy", "test": "test.npz.npy"}  # plain .npy files under these names
 
@@ -33,7 +33,7 @@ class DyDiffRelease:
           FileNotFoundError: one of them is not there.
           ValueError: one is broken, or holds another shape.
         """
-        folder = pathlib.Path(self.path).expanduser()
+        folder = place(self.path, "the folder of train.npz.npy and test.npz.npy")
         arrays, names, roles = [], [], []
         for role, file in FILES.items():
             sequences = self._open(folder / file)

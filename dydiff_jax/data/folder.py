@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dydiff_jax.data.cache import open_npy
-from dydiff_jax.data.source import Trajectories, register
+from dydiff_jax.data.source import Trajectories, place, register
 
 SUFFIXES = (".npy", ".npz", ".zarr")
 
@@ -49,7 +49,7 @@ class Folder:
           ValueError: a file is broken or does not have the layout, or the grids differ.
           ImportError: a zarr store without zarr installed.
         """
-        folder = pathlib.Path(self.path).expanduser()
+        folder = place(self.path, "a folder of .npy, .npz or zarr trajectories")
         paths = sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES)
         if not paths:
             raise FileNotFoundError(f"{folder}: expected a folder of {', '.join(SUFFIXES)} files, found none")

@@ -1,9 +1,8 @@
 """TF-Net's file of Rayleigh-Benard convection, rbc_data.pt (Wang et al., KDD 2020, arXiv 1911.08655)."""
 
 import dataclasses
-import pathlib
 
-from dydiff_jax.data.source import Trajectories, register
+from dydiff_jax.data.source import Trajectories, place, register
 from dydiff_jax.data.torch_file import read_tensor
 
 WHERE = "the TF-Net repository (Rose-STL-Lab/Turbulent-Flow-Net on GitHub) says where to get it"
@@ -36,7 +35,7 @@ class RbcFile:
           FileNotFoundError: there is no such file.
           ValueError: it is broken, or holds another shape.
         """
-        path = pathlib.Path(self.path).expanduser()
+        path = place(self.path, f"the file rbc_data.pt; {WHERE}")
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file; {WHERE}")
         frames = read_tensor(path)

@@ -1,6 +1,7 @@
 """Where frames come from: the trajectories every data set delivers, and the registry of data sets."""
 
 import dataclasses
+import pathlib
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,6 +67,17 @@ class Trajectories:
                 if not finite.all():
                     frame = start + int(np.argmin(finite))
                     raise ValueError(f"{name}: frame {frame} holds NaN or infinite values; repair the file")
+
+
+def place(path: str, what: str) -> pathlib.Path:
+    """The path that the user gave.
+
+    Raises:
+      FileNotFoundError: there is none in the options.
+    """
+    if not path:
+        raise FileNotFoundError(f"path: expected {what}; give it with --config.data.path=PATH")
+    return pathlib.Path(path).expanduser()
 
 
 class Source(Protocol):

@@ -53,7 +53,9 @@ class Checkpoints:
           state: the state after them.
           notes: JSON that belongs to the checkpoint; `restore` returns it.
         """
-        self._checkpointer.save_checkpointables_async(step, _parts(state), force=True, custom_metadata=notes)
+        self._checkpointer.save_checkpointables_async(
+            step, _parts(state), force=True, custom_metadata={"notes": notes}
+        )
 
     def restore(self, abstract: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
         """Loads a state (the newest without ``step``) onto the shardings of ``abstract``, and its notes.
@@ -61,10 +63,14 @@ class Checkpoints:
         Raises:
           ValueError: a leaf has another shape or dtype, is missing or has no place, or a file cannot be read.
         """
+        self._checkpointer.wait()
         step = self._checkpointer.latest.step if step is None else step
         parts = _load(self._checkpointer, step, _parts(abstract))
         state = TrainState(**parts.pop("counters"), **parts)
-        return state, self._checkpointer.checkpointables_metadata(step).custom_metadata
+        metadata = self._checkpointer.checkpointables_metadata(step).custom_metadata
+        if "notes" not in metadata:
+            raise ValueError(_unreadable(self._checkpointer.directory / str(step), "its metadata is damaged"))
+        return state, metadata["notes"]
 
 
 def load_ema(directory: pathlib.Path, abstract: Params, step: int | None = None) -> tuple[Params, int]:
@@ -104,36 +110,39 @@ def _load(checkpointer: ocp.training.Checkpointer, step: int, abstract: dict[str
     path = checkpointer.directory / str(step)
     try:
         found = checkpointer.checkpointables_metadata(step).metadata
-    except Exception as error:
-        raise ValueError(_unreadable(path, error)) from error
-    _check_fit(path, {name: found.get(name) for name in abstract}, abstract)
-    try:
-        return checkpointer.load_checkpointables(step, abstract)
     except Exception as error:  # orbax and tensorstore raise whatever their layers raise
         raise ValueError(_unreadable(path, error)) from error
+    for name, expected in abstract.items():
+        if found.get(name) is None:
+            raise ValueError(_unreadable(path / name, "missing or damaged"))
+        _check_fit(path, name, found[name], expected)
+    try:
+        return checkpointer.load_checkpointables(step, abstract)
+    except Exception as error:
+        raise ValueError(_unreadable(path, error)) from error
 
 
-def _unreadable(path: Any, error: Exception) -> str:
+def _unreadable(path: Any, reason: Any) -> str:
     return (
-        f"checkpoint {path} cannot be read ({type(error).__name__}: {str(error)[:200]}): "
-        "remove this directory to go on from the checkpoint before it"
+        f"checkpoint {path} cannot be read: remove the directory of its step, and the same command goes on "
+        f"from the checkpoint before it. The reason: {str(reason)[:200]}"
     )
 
 
-def _check_fit(path: Any, found: dict[str, Any], expected: dict[str, Any]) -> None:
+def _check_fit(path: Any, part: str, found: Any, expected: Any) -> None:
     """Compares shapes and dtypes leaf by leaf: orbax itself would cast a dtype without a word."""
     found, expected = _describe(found), _describe(expected)
-    wrong = [name for name in sorted(found | expected) if found.get(name) != expected.get(name)]
-    if wrong:
-        lines = [
-            f"  {n}: expected {expected.get(n, 'nothing')}, found {found.get(n, 'nothing')}"
-            for n in wrong[:8]
-        ]
-        more = [f"  and {len(wrong) - 8} more"] if len(wrong) > 8 else []
+    lines = [
+        f"  {part}/{name}: expected {expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}"
+        for name in sorted(found | expected)
+        if found.get(name) != expected.get(name)
+    ]
+    if lines:
+        more = [f"  and {len(lines) - 8} more"] if len(lines) > 8 else []
+        listing = "\n".join(lines[:8] + more)
         raise ValueError(
-            f"checkpoint {path} does not fit the model:\n"
-            + "\n".join(lines + more)
-            + "\nUse the configuration it was made with, or another work directory."
+            f"checkpoint {path} does not fit the model:\n{listing}\n"
+            "Use the configuration it was made with, or another work directory."
         )
 
 

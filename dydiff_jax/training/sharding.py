@@ -26,7 +26,7 @@ AXES = ("data", "fsdp", "tensor")
 BATCH_SPEC = P(("data", "fsdp"))
 
 #: (pattern searched in the path of a leaf, mesh axes of its last dimensions: inputs, outputs); the first
-#: match decides. Replicated are leading dimensions (the layers of a scan, the window of a convolution), leaves
+#: match decides. Replicated are leading dimensions (layers of a scan, the window of a convolution), leaves
 #: without a match (biases, scales, counters), and dimensions that their mesh axis does not divide.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(?i:conv)[^/]*/kernel$", (None, "fsdp")),

@@ -45,11 +45,10 @@ def init_state(
     """A fresh state: parameters from the seed, the average equal to them."""
     key, _ = run_keys(seed)
     params = init(key)
-    zero = jnp.zeros((), jnp.int32)
     return TrainState(
-        step=zero,
-        skipped=zero,
-        bad_steps=zero,
+        step=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
+        bad_steps=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=optimizer.init(params),
         ema=jax.tree.map(jnp.copy, params),

@@ -63,7 +63,6 @@ def test_dydiff_release_uses_15_frames_divided_by_4_split_as_given(release):
 def test_dydiff_release_names_what_is_wrong(release):
     folder, arrays = release
     arrays["test"][1, 3, 0, 2, 2] = np.inf
-    np.save(folder / "test.npz.npy", arrays["test"])
     with open(folder / "test.npz.npy", "wb") as file:
         np.save(file, arrays["test"])
     with pytest.raises(ValueError, match=r"test.npz.npy, sequence 1: frame 3 holds NaN or infinite"):
@@ -169,7 +168,7 @@ def test_fields_must_be_as_many_as_channels(tmp_path):
 
 def test_an_empty_or_missing_folder_is_named(tmp_path):
     for folder in (tmp_path, tmp_path / "none"):
-        with pytest.raises(FileNotFoundError, match="expected a folder of .npy, .npz, .zarr files, found none"):
+        with pytest.raises(FileNotFoundError, match=r"expected a folder of \.npy.* files, found none"):
             load("folder", path=str(folder))
 
 
@@ -177,5 +176,5 @@ def test_zarr_is_needed_for_zarr_only(tmp_path, monkeypatch):
     np.save(tmp_path / "a.npy", velocities(5, 4, 6, 2))
     write_zarr(tmp_path / "b", velocities(5, 4, 6, 2))
     monkeypatch.setitem(sys.modules, "zarr", None)
-    with pytest.raises(ImportError, match=r"b.zarr: reading zarr needs zarr; pip install 'dydiff_jax\[zarr\]'"):
+    with pytest.raises(ImportError, match=r"b.zarr: reading zarr needs zarr; pip install"):
         load("folder", path=str(tmp_path), key="velocity")

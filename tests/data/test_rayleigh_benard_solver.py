@@ -76,7 +76,7 @@ def test_heat_flux_of_steady_rolls_refines_to_the_published_value(steady):
 
 
 def test_dissipation_balances_the_work_of_buoyancy(steady, x64):
-    """nu <|grad u|^2> = kappa (Nu - 1), exact for the equations, by differences independent of the solver's."""
+    """nu <|grad u|^2> = kappa (Nu - 1), exact for the equations; with differences of the test's own."""
     (_, fluid), flow, (_, flux) = steady
     rows = fluid.u.shape[0]
     velocity = np.asarray(solver.velocity(fluid))
@@ -144,6 +144,18 @@ def test_the_mirror_image_of_a_solution_is_a_solution(x64):
     image = solver.velocity(mirror(fluid))
     np.testing.assert_allclose(image, solver.velocity(fluid)[:, ::-1] * np.array([-1.0, 1.0]), atol=1e-14)
     expected, found = mirror(advance(fluid, flow, 0.5)), advance(mirror(fluid), flow, 0.5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), expected, found)
+
+
+def test_hot_and_cold_are_symmetric(x64):
+    """The Boussinesq symmetry: upside down, with v and theta reversed, a solution is a solution."""
+    fluid, flow = stirred()
+
+    def turn(state):
+        v = jnp.concatenate([state.v[:1], -state.v[:0:-1]])  # the lower face j becomes the upper face
+        return solver.Fluid(state.u[::-1], v, -state.theta[::-1])
+
+    expected, found = turn(advance(fluid, flow, 0.5)), advance(turn(fluid), flow, 0.5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), expected, found)
 
 

@@ -21,7 +21,8 @@ def read_frames(windows):
 @pytest.mark.parametrize("stride", [1, 3])
 def test_no_frame_is_in_two_parts(split, window, stride):
     trajectories = counting(roles=("train", "train", "test"))
-    parts = make_splits(trajectories, WindowOptions(*window, split=split, stride=stride, fractions=(0.4, 0.3, 0.3)))
+    options = WindowOptions(*window, split=split, stride=stride, fractions=(0.4, 0.3, 0.3))
+    parts = make_splits(trajectories, options)
     for one, other in itertools.combinations(map(read_frames, parts), 2):
         assert one and other
         assert not one & other
@@ -51,7 +52,7 @@ def test_trajectory_split_tests_on_the_last_and_needs_one_for_each_part():
     train, valid, test = splits.by_trajectory(counting(lengths=(9,) * 10), (0.7, 0.1, 0.2))
     assert [span.trajectory for span in train + valid + test] == list(range(10))
     assert (len(train), len(valid), len(test)) == (7, 1, 2)
-    with pytest.raises(ValueError, match='2 trajectories leave none.*split "time"'):
+    with pytest.raises(ValueError, match=r'2 trajectories leave none.*split "time"'):
         splits.by_trajectory(counting(lengths=(9, 9)), (0.7, 0.1, 0.2))
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from dydiff_jax.data.torch_file import read_tensor
 
-#: Written by PyTorch 2.13: rbc_zip and rbc_legacy hold x[1:5], transposed_zip holds x[:2] with its last axes
-#: swapped, where x = n + sin(n) for n = 0, 1, ... in the shape below; both views keep the numbers before them.
+#: Written by PyTorch 2.13 from x = n + sin(n), n = 0, 1, ... in the shape of `truth`: rbc_zip and rbc_legacy
+#: hold x[1:5], transposed_zip holds x[:2] with its last axes swapped; the zip files keep all of x.
 FILES = pathlib.Path(__file__).parent / "files"
 FORMATS = ("rbc_zip.pt", "rbc_legacy.pt")
 
@@ -79,7 +79,7 @@ def test_a_pickle_that_calls_a_function_is_refused_and_nothing_is_run(tmp_path, 
     assert (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("name", ["builtins eval", "numpy load", "torch._utils _rebuild_parameter", "torch nn.Module"])
+@pytest.mark.parametrize("name", ["builtins eval", "numpy load", "torch._utils _rebuild_parameter"])
 def test_every_name_that_no_tensor_needs_is_refused(tmp_path, name):
     as_zip(tmp_path / "x.pt", b"c" + name.replace(" ", "\n").encode() + b"\n.")
     with pytest.raises(ValueError, match=f"asks for {name.replace(' ', '.')}"):
@@ -120,7 +120,7 @@ def test_a_tensor_described_by_hand_is_read(tmp_path):
 )
 def test_a_tensor_that_reaches_beyond_its_numbers_is_refused(tmp_path, view):
     as_zip(tmp_path / "x.pt", tensor_pickle(*view))
-    with pytest.raises(ValueError, match="x.pt.*a tensor of shape"):
+    with pytest.raises(ValueError, match=r"x.pt.*a tensor of shape"):
         read_tensor(tmp_path / "x.pt")
 
 

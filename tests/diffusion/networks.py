@@ -1,4 +1,4 @@
-"""Arbitrary smooth denoisers that couple frames and pixels, for identities that hold whatever the network is."""
+"""Arbitrary smooth denoisers that couple frames and pixels, for identities that hold for any network."""
 
 import jax
 import jax.numpy as jnp

@@ -125,5 +125,5 @@ def test_bad_arguments_are_refused():
     x = jnp.zeros((2, 5, 3))
     with pytest.raises(ValueError, match=r"^gamma: .*\(5,\)"):
         dynamics(x, jnp.ones((5,)))
-    with pytest.raises(ValueError, match="^axis"):
+    with pytest.raises(ValueError, match=r"^axis"):
         inverse_dynamics(x, jnp.ones((2,)), axis=0)

@@ -13,8 +13,9 @@ from small_uvit import init
 from dydiff_jax.models import layers
 
 B, F, H, W, C, E, D = 2, 3, 4, 5, 16, 8, 8
-X = jax.random.normal(jax.random.key(0), (B, F, H, W, C))
-EMB = jax.random.normal(jax.random.key(1), (B, F, E))
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.standard_normal((B, F, H, W, C), np.float32))
+EMB = jnp.asarray(RNG.standard_normal((B, F, E), np.float32))
 
 
 def attention(over):
@@ -86,7 +87,7 @@ def test_attention_reaches_exactly_its_tokens(over):
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_rotary_products_depend_on_the_difference_of_positions(axes):
-    q, k = jax.random.normal(jax.random.key(2), (2, 1, 6, 1, 16))
+    q, k = RNG.standard_normal((2, 1, 6, 1, 16), np.float32)
     positions = np.random.default_rng(0).integers(0, 20, (6, axes)).astype(np.float32)
 
     def products(at):
@@ -101,9 +102,8 @@ def test_rotary_products_depend_on_the_difference_of_positions(axes):
         assert jnp.abs(products(moved) - products(positions)).max() > 1e-2
 
 
-@pytest.mark.parametrize("tokens", [1, 7])
-def test_einsum_attention_is_that_of_jax(tokens):
-    q, k, v = jax.random.normal(jax.random.key(3), (3, 2, tokens, 2, 8))
+def test_einsum_attention_is_that_of_jax():
+    q, k, v = RNG.standard_normal((3, 2, 7, 2, 8), np.float32)
     np.testing.assert_allclose(layers.attend(q, k, v, "einsum"), layers.attend(q, k, v, "xla"), atol=2e-6)
 
 
@@ -134,9 +134,9 @@ def test_conv_block_treats_every_frame_alone():
 def test_conv_block_commutes_with_translation_away_from_the_border():
     """Two 3x3 convolutions see two pixels each way."""
     params, apply = conv_block()
-    x = jax.random.normal(jax.random.key(4), (1, 1, 9, 12, C))
-    rolled = apply(params, jnp.roll(x, 1, axis=3), EMB[:1, :1])
-    expected = jnp.roll(apply(params, x, EMB[:1, :1]), 1, axis=3)
+    x = RNG.standard_normal((1, 1, 9, 12, C), np.float32)
+    rolled = apply(params, np.roll(x, 1, axis=3), EMB[:1, :1])
+    expected = np.roll(apply(params, x, EMB[:1, :1]), 1, axis=3)
     np.testing.assert_allclose(rolled[:, :, :, 3:-2], expected[:, :, :, 3:-2], atol=1e-5)
 
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from small_uvit import init, inputs, network, relative_error
+from small_uvit import TWO_LEVELS, init, inputs, network, relative_error
 
-MODEL = network(channels=(8, 8, 8), blocks=(1, 1, 1))
+MODEL = network(**TWO_LEVELS)
 Z, LOGSNR = inputs(batch=8, frames=2, height=8, width=8)
 
 
 @functools.cache
 def params():
-    return jax.device_get(init(MODEL, Z, LOGSNR))
+    return init(MODEL, Z, LOGSNR)
 
 
 def gradient(params, z, logsnr):

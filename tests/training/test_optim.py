@@ -93,7 +93,7 @@ def test_bad_values_are_named(changes):
 
 
 def test_bad_ema_and_warmup_are_named():
-    with pytest.raises(ValueError, match="^decay: "):
+    with pytest.raises(ValueError, match=r"^decay: "):
         optim.EmaOptions(decay=1.0)
-    with pytest.raises(ValueError, match="^warmup_steps: .* 4 steps"):
+    with pytest.raises(ValueError, match=r"^warmup_steps: .* 4 steps"):
         optim.make_optimizer(options(), total_steps=4)

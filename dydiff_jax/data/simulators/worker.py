@@ -8,6 +8,7 @@ from dydiff_jax.data.simulators.ensemble import simulate
 
 
 def main(arguments: list[str]) -> None:
+    """Simulate one trajectory after the other, and write each to the cache as it is done."""
     options = RayleighBenard(**json.loads(arguments[0]))
     for index in arguments[1:]:
         simulate(options, [int(index)], lambda frames: print("." * frames, flush=True))

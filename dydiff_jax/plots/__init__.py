@@ -1,0 +1,9 @@
+"""Pictures and films, drawn from results files alone.
+
+Times count from the last context frame, in the unit that the results file names. The first row of a field is
+at the bottom.
+"""
+
+from dydiff_jax.plots.draw import film, plot_all
+
+__all__ = ["film", "plot_all"]
