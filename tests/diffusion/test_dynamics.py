@@ -9,14 +9,9 @@ from dydiff_jax.diffusion.dynamics import dynamics, inverse_dynamics
 
 
 def matrix(gamma):
-    """D of one window [frames], from the definition, without a recursion."""
-    keep, take = jnp.sqrt(1 - gamma), jnp.sqrt(gamma).at[0].set(1)
-    size = len(gamma)
-    rows = [
-        [take[j] * jnp.prod(keep[j + 1 : i + 1]) if j <= i else jnp.zeros(()) for j in range(size)]
-        for i in range(size)
-    ]
-    return jnp.stack([jnp.stack(row) for row in rows])
+    """D of one window [frames], D_ij = sqrt(gamma_j) prod_{j < l <= i} sqrt(1 - gamma_l), without a recursion."""
+    logs = jnp.cumsum(jnp.log(1 - gamma)) / 2
+    return jnp.tril(jnp.exp(logs[:, None] - logs[None, :])) * jnp.sqrt(gamma).at[0].set(1)
 
 
 def random(seed, *shape):

@@ -35,6 +35,7 @@ def over_frames(matrix, frames):
 
 
 ALL = [(eta, context) for eta in (0, 0.5, 0.9) for context in ("clean", "noised")]
+KINDS = ("eps", "x0", "v")
 FEW = [(0, "clean"), (0.5, "clean"), (0.5, "noised"), (0.9, "clean")]
 ABLATIONS = [{"mix_data": False}, {"mix_noise": False}]
 
@@ -85,7 +86,7 @@ def test_recover_and_residual_invert_forward(eta, context, x64):
         recovered = process.recover(z, process.target(x0, eps, levels), levels)
         return *recovered, process.residual(z, x0, levels)
 
-    processes = [make(eta, prediction, context) for prediction in ("eps", "x0", "v")]
+    processes = [make(eta, prediction, context) for prediction in KINDS]
     for frames, noise, residual in jax.jit(lambda: [there_and_back(process) for process in processes])():
         np.testing.assert_allclose(frames, x0, rtol=1e-9, atol=1e-10)
         np.testing.assert_array_equal(frames[:, :m], x0[:, :m])
@@ -97,7 +98,7 @@ def test_recover_and_residual_invert_forward(eta, context, x64):
 @pytest.mark.parametrize(("eta", "context"), FEW)
 def test_recover_gives_the_conditional_means_whatever_is_predicted(eta, context, x64):
     """E[x0 | z, c] and E[eps | z, c] by conditioning (x0, eps, z) jointly, with no D^-1."""
-    processes = [make(eta, prediction, context) for prediction in ("eps", "x0", "v")]
+    processes = [make(eta, prediction, context) for prediction in KINDS]
     truth, tau = AutoRegression(P, K), 0.6
     f, m = P + K, processes[0].num_clean
     alpha, sigma = np.cos(np.pi * tau / 2), np.sin(np.pi * tau / 2)
@@ -133,17 +134,21 @@ def test_eta_zero_is_standard_diffusion_bit_for_bit(context):
     taus = np.array([0.01, 0.4, 0.9], np.float32)
 
     @partial(jax.jit, static_argnums=0)
-    def everything(process):
-        levels = process.levels(taus, NO_SLIDE)
-        return levels, [getattr(process, name)(x0, eps, levels) for name in ("forward", "target", "recover")]
+    def everything(processes):
+        levels = [process.levels(taus, NO_SLIDE) for process in processes]
+        pairs = list(zip(processes, levels, strict=True))
+        return levels, [
+            getattr(process, name)(x0, eps, at)
+            for process, at in pairs
+            for name in ("forward", "target", "recover")
+        ]
 
-    for prediction in ("eps", "x0", "v"):
-        standard = everything(Standard(Cosine(0.008), P, K, prediction, context))
-        dynamical = everything(Dynamical(Cosine(0.008), P, K, prediction, context, eta=0.0))
-        jax.tree.map(np.testing.assert_array_equal, standard, dynamical)
+    standard = everything(tuple(Standard(Cosine(0.008), P, K, kind, context) for kind in KINDS))
+    dynamical = everything(tuple(Dynamical(Cosine(0.008), P, K, kind, context, eta=0.0) for kind in KINDS))
+    jax.tree.map(np.testing.assert_array_equal, standard, dynamical)
 
 
-@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+@pytest.mark.parametrize("prediction", KINDS)
 def test_clean_windows_are_frozen_bit_for_bit(prediction):
     z, nonsense = draw(0).astype(np.float32), draw(1).astype(np.float32)
 
@@ -171,13 +176,6 @@ def test_extend_keeps_the_last_context_and_appends_the_prior_chain(eta, context,
     np.testing.assert_allclose(z[:, m:], expected, rtol=1e-12, atol=1e-13)
     with pytest.raises(ValueError, match=r"^num_new"):
         process.extend(KEYS, window, levels, 1)
-
-
-def test_white_noise_of_an_example_depends_on_its_key_alone():
-    window = draw(0).astype(jnp.float32)
-    whole = white_noise(KEYS, window)
-    np.testing.assert_array_equal(white_noise(KEYS[1:2], window[1:2]), whole[1:2])
-    assert whole.dtype == jnp.float32 and not np.allclose(whole[0], whole[1])
 
 
 def test_renewal_is_one_minus_the_ratio_of_snr_and_never_for_frames_that_stand_still(x64):

@@ -96,6 +96,22 @@ def test_one_pixel_reaches_every_pixel_of_every_frame_of_its_example_alone(param
     np.testing.assert_array_equal(change[1], 0.0)
 
 
+def test_long_skips_pair_the_last_block_down_with_the_first_up():
+    """With the outputs s1, s2 on the way down and nothing else, the way up is (s2 / sqrt(2) + s1) / sqrt(2).
+
+    The bias of block 1 is feature 0 and that of block 2 is feature 1, so that s1 = (1, 0) and s2 = (1, 1).
+    """
+    model = network(channels=(8, 8), blocks=(2, 1), kinds=("conv", "full"), dropout=(0.0, 0.0))
+    z, logsnr = inputs(1, 1, 2, 2)
+    params = jax.tree.map(np.zeros_like, init(model, z, logsnr))["params"]
+    for index in range(2):
+        params["down_0"][f"block_{index}"]["conv"]["conv_out"]["conv"]["bias"][index] = 1.0
+    params["head_norm"]["scale"] += 1.0
+    params["head"]["kernel"] += np.eye(8, 2, dtype=np.float32)
+    out = np.asarray(jax.jit(model.apply)({"params": params}, z, logsnr))
+    np.testing.assert_allclose(out[..., 1] / out[..., 0], 0.5 / (0.5 + math.sqrt(0.5)), rtol=1e-5)
+
+
 def test_scanned_blocks_are_the_blocks_written_out():
     changes = dict(channels=(8, 16), blocks=(2, 1), kinds=("full", "full"), dropout=(0.0, 0.0))
 
