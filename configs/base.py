@@ -22,12 +22,26 @@ METHODS = {
 }
 
 
+#: Options of a noise schedule.
+SCHEDULES = {
+    "cosine": dict(
+        offset=0.0,  # 0.008 is the released DyDiff schedule
+        shift=0.0,  # added to the log SNR; 2 log(64/d) for frames of d pixels a side
+    ),
+    "linear_beta": dict(
+        beta_min=1e-4,  # variance added by the first step
+        beta_max=0.1,  # variance added by the last step
+        steps=100,
+    ),
+}
+
+
 def parse_argument(argument: str, **keys: tuple[str, ...]) -> tuple[str, dict[str, str]]:
     """``method[,key=value...]`` of ``--config=FILE:method,key=value``.
 
     Args:
       argument: what stands behind the colon; empty for the defaults.
-      **keys: the keys that the config knows, each with its values, the default first.
+      **keys: the keys that the config knows beside "size" and "schedule", each with its values, the default first.
 
     Returns:
       The method, "dynamical" by default, and a value for every key.
@@ -35,6 +49,8 @@ def parse_argument(argument: str, **keys: tuple[str, ...]) -> tuple[str, dict[st
     Raises:
       ValueError: an unknown method, key or value, with the closest match.
     """
+    sizes = ("S", *(size for size in SIZES if size != "S"))
+    keys = {"size": sizes, "schedule": tuple(SCHEDULES), **keys}
     values = {key: options[0] for key, options in keys.items()}
     first, *rest = argument.split(",") if argument else ["dynamical"]
     if "=" in first:
@@ -57,8 +73,8 @@ def _expect(what: str, found: str, expected) -> None:
         )
 
 
-def get_config(method: str, size: str) -> ml_collections.ConfigDict:
-    """The defaults for one method and one size of the network."""
+def get_config(method: str, size: str, schedule: str) -> ml_collections.ConfigDict:
+    """The defaults for one method, one size of the network and one noise schedule."""
     config = ml_collections.ConfigDict()
     config.seed = 0  # initial parameters, batches and noise follow from it
     config.method = method
@@ -76,8 +92,8 @@ def get_config(method: str, size: str) -> ml_collections.ConfigDict:
         random_crop=True,  # training crops at any place, wrapping around where x is periodic
         flip=False,  # mirror half of the training windows in x
     )
-    config.codec = dict(name="standardize")  # config.CodecOptions
-    config.schedule = dict(name="cosine", offset=0.0, shift=0.0)  # diffusion.schedules
+    config.codec = dict(name="standardize")  # config.CodecOptions; "speed" scales as TF-Net, or "identity"
+    config.schedule = dict(name=schedule, **SCHEDULES[schedule])  # diffusion.schedules
     config.process = dict(  # diffusion.process.GaussianProcess and the method's own options
         prediction="v",  # "eps", "x0" or "v", in mixed coordinates
         context="clean",  # "clean" context frames are given; "noised" as the released DyDiff code has it

@@ -3,19 +3,19 @@
     python -m dydiff_jax.main --config=configs/folder.py:dynamical,size=tiny --workdir=runs/mine \\
         --config.data.path=DIR --config.window.num_context=4 --config.window.num_forecast=6
 
-The argument is ``method[,size=...]``. What else differs from base.py for your data goes on the command line or here.
+The argument is ``method[,size=...][,schedule=...]``. What else differs from base.py for your data goes on the
+command line or here.
 """
 
 import ml_collections
 
 from configs import base
-from dydiff_jax.models.uvit import SIZES
 
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
     """The config for ``--config=configs/folder.py:argument``."""
-    method, keys = base.parse_argument(argument, size=("S", *sorted(SIZES.keys() - {"S"})))
-    config = base.get_config(method, keys["size"])
+    method, keys = base.parse_argument(argument)
+    config = base.get_config(method, keys["size"], keys["schedule"])
     config.data = dict(name="folder", path="")
     config.windows.crop = None
     config.windows.random_crop = False

@@ -3,25 +3,24 @@
     python -m dydiff_jax.main --config=configs/turbulence.py --workdir=runs/turbulence
     python -m dydiff_jax.main --config=configs/turbulence.py:dynamical,size=tiny --workdir=runs/tiny
 
-The argument is ``method[,size=...][,data=...]``: dynamical (the default), standard or regression; size tiny, S, B, L
-or XL. Without files the flow is simulated. With ``data=rbc_file`` it is TF-Net's rbc_data.pt, with
-``data=dydiff_release`` the arrays of Dynamical Diffusion (Guo et al. 2025, arXiv 2503.00951); give their place with
-``--config.data.path=``. ``size=tiny`` is the whole experiment in miniature for a CPU: 32 x 32, 4 -> 6 frames.
+The argument is ``method[,size=...][,schedule=...][,data=...]``: dynamical (the default), standard or regression; size
+tiny, S, B, L or XL; schedule cosine or linear_beta. Without files the flow is simulated. With ``data=rbc_file`` it
+is TF-Net's rbc_data.pt, with ``data=dydiff_release`` the arrays of Dynamical Diffusion (Guo et al. 2025, arXiv
+2503.00951); give their place with ``--config.data.path=``. ``size=tiny`` is the whole experiment in miniature for a CPU: 32 x 32, 4 -> 6 frames.
 """
 
 import ml_collections
 
 from configs import base
-from dydiff_jax.models.uvit import SIZES
 
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
     """The config for ``--config=configs/turbulence.py:argument``."""
-    method, keys = base.parse_argument(
-        argument, size=("S", *sorted(SIZES.keys() - {"S"})), data=("simulated", "rbc_file", "dydiff_release")
-    )
-    config = base.get_config(method, keys["size"])
+    method, keys = base.parse_argument(argument, data=tuple(DATA))
+    config = base.get_config(method, keys["size"], keys["schedule"])
     config.data = dict(DATA[keys["data"]])
+    if keys["data"] == "rbc_file":
+        config.codec.name = "speed"
     if keys["data"] == "dydiff_release":
         config.windows.split = "given"
         config.codec.name = "identity"  # the release trains on its values, divided by 4, as they are

@@ -145,11 +145,12 @@ class CodecOptions:
     """Physical frames <-> model space.
 
     Attributes:
-      name: "standardize" by the mean and standard deviation of the training frames, or "identity" for data that
-        come standardised.
+      name: "standardize" by the mean and standard deviation of each channel over the training frames; "speed" by
+        the means and one deviation, that of the length of the vector of channels, as TF-Net does; "identity" for
+        data that come standardised.
     """
 
-    name: Literal["standardize", "identity"]
+    name: Literal["standardize", "speed", "identity"]
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def train(raw: ml_collections.ConfigDict, directory: pathlib.Path) -> None:
         workdir.claim(directory, json.dumps(plain(raw)))  # another config is refused before data are made
     splits = open_data(config)
     workdir.claim(directory, json.dumps(plain(raw)))
-    experiment = build.build(config, claim_card(directory, data_card(splits)))
+    experiment = build.build(config, claim_card(directory, data_card(config, splits)))
     batches = pipeline.TrainBatches(splits.train, config.train.batch_size, config.seed)
     task = loop.Task(experiment.init, experiment.loss, batches.rows, batches.ids)
     loop.train(task, config.train, config.optimizer, config.ema, mesh, config.seed, directory)
@@ -47,7 +47,7 @@ def evaluate_run(raw: ml_collections.ConfigDict, directory: pathlib.Path) -> Non
     config = build.load(raw)
     check_trained(raw, directory)
     splits = open_data(config)
-    experiment = build.build(config, claim_card(directory, data_card(splits)))
+    experiment = build.build(config, claim_card(directory, data_card(config, splits)))
     score(experiment, splits, sharding.make_mesh(config.mesh), directory)
 
 
@@ -147,9 +147,9 @@ def open_data(config: Config) -> pipeline.Splits:
     return splits
 
 
-def data_card(splits: pipeline.Splits) -> build.DataCard:
+def data_card(config: Config, splits: pipeline.Splits) -> build.DataCard:
     """What a forecast must know of the data, from the training part alone."""
-    mean, std = pipeline.statistics(splits.train)
+    mean, std = pipeline.statistics(splits.train, "speed" if config.codec.name == "speed" else "channel")
     trajectories, example = splits.train.trajectories, splits.train[0]
     return build.DataCard(
         fields=trajectories.fields,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dydiff_jax.codec import Identity, Standardize
+from dydiff_jax.codec import Identity, Standardize, make_codec
 from dydiff_jax.conditions import Conditioner, context_channels, copy_path
 
 
@@ -60,6 +60,12 @@ def test_standardize_is_inverted_and_gives_mean_0_and_variance_1():
     np.testing.assert_allclose(encoded.std((0, 1, 2)), 1, atol=1e-5)
     np.testing.assert_allclose(codec.decode(encoded), data, atol=1e-5)
     np.testing.assert_array_equal(Identity().decode(Identity().encode(data)), data)
+
+
+def test_codecs_by_name():
+    mean, std = (1.0, 2.0), (3.0, 3.0)
+    assert make_codec("standardize", mean, std) == make_codec("speed", mean, std) == Standardize(mean, std)
+    assert make_codec("identity", mean, std) == Identity()
 
 
 def test_a_constant_channel_is_refused():

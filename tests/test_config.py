@@ -33,6 +33,13 @@ def test_tables_of_methods_agree():
         assert {name: fields[name] for name in options} == options
 
 
+def test_tables_of_schedules_agree():
+    assert base.SCHEDULES.keys() == build.SCHEDULES.keys()
+    for name, options in base.SCHEDULES.items():
+        made = build.load(turbulence.get_config(f"standard,schedule={name}")).process.schedule
+        assert made == build.SCHEDULES[name](**options) == build.SCHEDULES[name]()
+
+
 def test_the_default_is_the_paper():
     config = build.load(turbulence.get_config())
     assert config.method == "dynamical"
