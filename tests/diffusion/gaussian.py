@@ -24,8 +24,8 @@ def chain_matrix(gamma, size, xp=np):
 def corruption_matrices(process, gamma, xp=np):
     """(D_y, D_n) over the whole window: z = alpha D_y x + sigma D_n eps on the corrupted frames."""
     f, m = process.num_frames, process.num_clean
-    data = chain_matrix(gamma, f, xp) if process.mixes_data else xp.eye(f)
-    noise = chain_matrix(gamma, f - m, xp) if process.mixes_noise else xp.eye(f - m)
+    data = chain_matrix(gamma, f, xp) if getattr(process, "mix_data", True) else xp.eye(f)
+    noise = chain_matrix(gamma, f - m, xp) if getattr(process, "mix_noise", True) else xp.eye(f - m)
     return data, xp.pad(noise, ((m, 0), (m, 0)))
 
 
