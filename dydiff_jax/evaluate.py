@@ -1,8 +1,9 @@
 """Evaluate: ensembles scored beside baselines that need no training, written as numbers, tables and pictures."""
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +13,9 @@ from tqdm import tqdm
 
 from dydiff_jax import baselines, forecast, plots, report
 from dydiff_jax.types import Batch
+
+#: The file of an evaluation that is written last.
+TABLE = "table.md"
 
 
 class Sample(NamedTuple):
@@ -99,7 +103,7 @@ def write(
     scores: dict[str, report.Scores],
     arrays: Mapping[str, np.ndarray],
 ) -> None:
-    """Writes metrics.json, forecasts.npz, table.md and the pictures; metrics.json last, so that it marks a whole.
+    """Writes forecasts.npz, metrics.json, the pictures and table.md, which comes last and marks a whole evaluation.
 
     Args:
       folder: made where it is missing.
@@ -110,8 +114,9 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     save_npz(folder / "forecasts.npz", arrays)
     report.write_metrics(folder / "metrics.json", header, scores)
-    (folder / "table.md").write_text(tables(header, scores), encoding="utf-8")
     plots.plot_all(folder)
+    with _whole(folder / TABLE) as path:
+        path.write_text(tables(header, scores), encoding="utf-8")
 
 
 def tables(header: dict[str, Any], scores: dict[str, report.Scores]) -> str:
@@ -131,7 +136,13 @@ def tables(header: dict[str, Any], scores: dict[str, report.Scores]) -> str:
 
 def save_npz(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes a compressed .npz that appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
+    with _whole(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
+
+
+@contextlib.contextmanager
+def _whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A temporary path beside ``path`` that takes its name once the block is done."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    yield temporary
     os.replace(temporary, path)

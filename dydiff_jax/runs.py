@@ -1,6 +1,7 @@
 """The three things a run does: train, evaluate, forecast. Each goes from a config to files in its work directory."""
 
 import dataclasses
+import itertools
 import json
 import math
 import pathlib
@@ -20,6 +21,9 @@ from dydiff_jax.training import checkpoints, loop, sharding, workdir
 
 #: Sections that change neither data nor weights: a trained run can be evaluated with others.
 FREE = ("evaluation", "scores", "sampler", "mesh")
+
+#: Entries of metrics.json that tell one evaluation of a checkpoint from another.
+EVALUATED_WITH = ("sampler", "evaluation", "score_options")
 
 #: Windows that stand for the training part in the baselines.
 TRAINING_WINDOWS = 512
@@ -88,13 +92,13 @@ def forecast(
 
 
 def score(experiment: build.Experiment, splits: pipeline.Splits, mesh: Mesh, directory: pathlib.Path) -> None:
-    """Scores the newest checkpoint beside the baselines; writes eval/step_N and prints its table."""
+    """Scores the newest checkpoint beside the baselines, unless that is done; prints the table and where it is."""
     config = experiment.config
     with jax.set_mesh(mesh):
         params, step = load_ema(experiment, mesh, directory)
-    folder = directory / "eval" / f"step_{step}"
     header = describe(experiment, step)
-    if not is_done(folder, header):
+    folder = evaluation_folder(directory, header)
+    if not is_done(folder):
         evaluation = make_evaluation(config, splits)
         ensembles = {config.method: ensemble_of(experiment, params, mesh, evaluation)}
         if config.evaluation.regression is not None:
@@ -110,7 +114,7 @@ def score(experiment: build.Experiment, splits: pipeline.Splits, mesh: Mesh, dir
             "leads": np.asarray(header["leads"]),
         }
         evaluate.write(folder, header, scores, arrays)
-    say((folder / "table.md").read_text(encoding="utf-8"))
+    say((folder / evaluate.TABLE).read_text(encoding="utf-8"))
     say(f"{folder}: metrics.json, table.md, forecasts.npz, pictures and film.gif")
 
 
@@ -275,26 +279,20 @@ def describe(experiment: build.Experiment, step: int) -> dict[str, Any]:
     }
 
 
-def is_done(folder: pathlib.Path, header: dict[str, Any]) -> bool:
-    """Whether a folder holds this evaluation already.
+def evaluation_folder(directory: pathlib.Path, header: dict[str, Any]) -> pathlib.Path:
+    """eval/step_N, or the first of step_N-2, step_N-3 ... that does not hold an evaluation with other options."""
+    for number in itertools.count(1):
+        folder = directory / "eval" / (f"step_{header['step']}" + (f"-{number}" if number > 1 else ""))
+        if not is_done(folder):
+            return folder
+        found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        if all(found[name] == json.loads(json.dumps(header[name])) for name in EVALUATED_WITH):
+            return folder
 
-    Raises:
-      ValueError: it holds one with other options.
-    """
-    path = folder / "metrics.json"
-    if not path.exists():
-        return False
-    found = json.loads(path.read_text())
-    lines = [
-        line
-        for name in ("sampler", "evaluation", "score_options")
-        for line in workdir.differences(found[name], json.loads(json.dumps(header[name])), name)
-    ]
-    if lines:
-        raise ValueError(
-            f"{folder} holds an evaluation with other options; move it away first:\n  " + "\n  ".join(lines)
-        )
-    return True
+
+def is_done(folder: pathlib.Path) -> bool:
+    """Whether a folder holds a whole evaluation."""
+    return (folder / evaluate.TABLE).exists()
 
 
 def say(text: str) -> None:

@@ -146,7 +146,7 @@ def test_a_batch_that_the_mesh_does_not_divide(data, tmp_path):
 
 def test_a_mesh_that_does_not_fit_the_devices(data, tmp_path):
     with pytest.raises(ValueError, match="mesh .* does not fit"):
-        runs.train(own_data(data, mesh__fsdp=7), tmp_path / "run")
+        runs.train(own_data(data, mesh__data=3, mesh__fsdp=3), tmp_path / "run")
 
 
 def test_a_missing_regression_run_is_found_before_training(data, tmp_path):
@@ -173,9 +173,13 @@ def test_evaluating_before_training_says_so(data, tmp_path):
         runs.evaluate_run(own_data(data), tmp_path / "nothing")
 
 
-def test_an_evaluation_with_other_options_does_not_overwrite(trained, data):
-    with pytest.raises(ValueError, match="evaluation.members: 2 there, 3 asked for"):
-        runs.evaluate_run(own_data(data, evaluation__members=3), trained)
+def test_an_evaluation_with_other_options_stands_beside_the_first(trained, data):
+    before = (trained / "eval/step_2/metrics.json").read_bytes()
+    runs.evaluate_run(own_data(data, evaluation__members=3), trained)
+    assert (trained / "eval/step_2/metrics.json").read_bytes() == before
+    assert json.loads((trained / "eval/step_2-2/metrics.json").read_text())["members"] == 3
+    runs.evaluate_run(own_data(data, evaluation__members=3), trained)
+    assert not (trained / "eval/step_2-3").exists()
 
 
 def test_a_checkpoint_that_does_not_fit_is_named_leaf_by_leaf(trained, data):
