@@ -1,6 +1,6 @@
 """What a dynamical training step costs beside a standard one, with the same network and batch.
 
-    python benchmarks/methods.py --size=tiny --pairs=40
+    python -m benchmarks.methods --size=tiny --pairs=60
 
 Both steps are compiled first, then run in turn; the ratio of each pair is taken, and their median is printed with the
 interquartile range. Ratios of neighbours survive a busy machine, single timings do not.
@@ -51,7 +51,7 @@ def main():
     """Prints the ratio dynamical / standard."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", default="tiny")
-    parser.add_argument("--pairs", type=int, default=40)
+    parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--batch", type=int, default=4)
     args = parser.parse_args()
     with jax.set_mesh(sharding.make_mesh(sharding.MeshOptions())):

@@ -133,8 +133,9 @@ class UViTOptions:
             )
 
 
-#: Keyword arguments of UViTOptions. ``B`` is Table 4 of Rolling Diffusion; ``L`` and ``XL`` have the channels
-#: of ``B`` doubled and quadrupled, which gives them the size of the networks of its Tables 5 and 6.
+#: Keyword arguments of UViTOptions. ``B`` follows Table 4 of Rolling Diffusion. ``L`` and ``XL`` double and
+#: quadruple its channels, with four blocks a level: the scale of Tables 5 and 6, about 0.77 and 2.8 billion
+#: parameters, rather than their letter.
 SIZES: dict[str, dict] = {
     "tiny": dict(
         patch=2, channels=(48, 96), blocks=(1, 2), kinds=("conv", "axial"), dropout=(0.0, 0.0),
