@@ -148,8 +148,3 @@ def gamma_bar(alpha_bar: Times, eta: float) -> Times:
     """The mixing weight gamma = eta alpha_bar + 1 - eta of DyDiff; exactly 1 at alpha_bar = 1 or eta = 0."""
     strength = jnp.asarray(eta, alpha_bar.dtype)  # in this dtype eta + (1 - eta) rounds to 1
     return strength * alpha_bar + (1 - strength)
-
-
-def gamma_complement(sigma: Times, eta: float) -> Times:
-    """1 - gamma = eta sigma^2, without the cancellation of subtracting gamma from 1."""
-    return eta * sigma**2
