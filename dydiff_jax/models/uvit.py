@@ -51,7 +51,7 @@ class UViTOptions:
       patch: pixels in the side of an input patch.
       head_dim: features of an attention head.
       embed_dim: features of the embedding of each frame's noise level.
-      attention: "einsum" (the fastest on a CPU), or "xla" or "cudnn" of jax.nn.dot_product_attention.
+      attention: "einsum", written out, or "xla" or "cudnn" of jax.nn.dot_product_attention.
       dtype: of activations and products; parameters and output are float32.
       remat: what the backward pass keeps: everything ("none"), products ("dots"), block inputs ("full").
       scan: compiles the equal blocks of a stage with attention once and loops over their stacked parameters.
