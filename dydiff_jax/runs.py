@@ -65,7 +65,7 @@ def forecast(
     batch = inputs.read_context(source, config.window.num_context, card.fields)
     config.model.check_grid(*batch.frames.shape[2:4])
     out = directory / "forecast" / source.stem
-    if out.exists():
+    if (out / "forecast.npz").exists():
         raise ValueError(f"{out} is there already: move it away, or rename the input file")
     experiment, mesh = build.build(config, card), sharding.make_mesh(config.mesh)
     members = config.evaluation.members if members is None else members
@@ -85,7 +85,7 @@ def forecast(
         "time_unit": card.time_unit,
         "step": step,
     }
-    out.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)  # a run that was killed may have left it empty
     evaluate.save_npz(out / "forecast.npz", arrays)
     plots.film(out)
     say(f"{out}: forecast.npz with ensemble {list(ensemble.shape)} [e, n, k, h, w, c], film.gif")
@@ -102,7 +102,7 @@ def score(experiment: build.Experiment, splits: pipeline.Splits, mesh: Mesh, dir
         evaluation = make_evaluation(config, splits)
         ensembles = {config.method: ensemble_of(experiment, params, mesh, evaluation)}
         if config.evaluation.regression is not None:
-            other, weights = open_regression(experiment, mesh, pathlib.Path(config.evaluation.regression))
+            other, weights = open_regression(experiment, mesh)
             ensembles["regression"] = ensemble_of(other, weights, mesh, evaluation)
         ensembles |= evaluate.baseline_ensembles(evaluation)
         scores = evaluate.score_all(ensembles, evaluation, experiment.card.unit)
@@ -232,10 +232,9 @@ def check_regression(config: Config) -> Config | None:
     return other
 
 
-def open_regression(
-    experiment: build.Experiment, mesh: Mesh, directory: pathlib.Path
-) -> tuple[build.Experiment, Any]:
+def open_regression(experiment: build.Experiment, mesh: Mesh) -> tuple[build.Experiment, Any]:
     """The regression run to score beside this one, and its weights."""
+    directory = pathlib.Path(experiment.config.evaluation.regression)
     config = check_regression(experiment.config)
     other = build.build(config, claim_card(directory, experiment.card))
     with jax.set_mesh(mesh):
