@@ -3,7 +3,7 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -35,8 +35,8 @@ class Evaluation:
     """What is scored, and how.
 
     Attributes:
-      test: windows of the test part.
-      training: windows of the training part, from which the baselines draw.
+      test: windows of the test part, as long as context and horizon.
+      training: windows of the training part of the same length, from which the baselines draw.
       num_context: p.
       members: ensemble size e of every probabilistic forecast.
       seed: of the baselines.
@@ -63,38 +63,52 @@ class Evaluation:
 
 def draw(
     forecaster: forecast.Forecaster, params: Any, key: jax.Array, batch: Batch, members: int, chunk: int
-) -> np.ndarray:
-    """An ensemble [e, n, k, h, w, c] of every window of a batch, ``chunk`` rows at a time, with a progress bar."""
-    n = len(batch.frames)
-    parts = forecast.ensemble(forecaster, params, key, batch, members, chunk)
-    bar = tqdm(parts, "forecasting", -(-members * n // chunk), unit="chunk", disable=jax.process_index() > 0)
-    return forecast.gather(bar, members, n)
+) -> tuple[np.ndarray, float]:
+    """An ensemble [e, n, horizon, h, w, c] of every window of a batch, with a progress bar, and the seconds it took.
+
+    The seconds are those of the device and the way from it, without compilation.
+    """
+    n, seconds = len(batch.frames), []
+    pieces = forecast.ensemble(forecaster, params, key, batch, members, chunk)
+    total = forecast.num_pieces(forecaster, members * n, chunk)
+
+    def timed() -> Iterator[forecast.Piece]:
+        for piece in tqdm(pieces, "forecasting", total, unit="window", disable=jax.process_index() > 0):
+            seconds.append(piece.seconds)
+            yield piece
+
+    return forecast.gather(timed(), members, n, forecaster.horizon), sum(seconds)
 
 
-def baseline_ensembles(evaluation: Evaluation) -> dict[str, np.ndarray]:
-    """Persistence, dressed persistence and both climatologies, [e, n, k, h, w, c] each."""
+def baseline_ensembles(evaluation: Evaluation) -> Iterator[tuple[str, np.ndarray]]:
+    """Persistence, dressed persistence (without context neither) and both climatologies, [e, n, k, h, w, c] each.
+
+    They are made one at a time, as each may be as large as a long horizon is.
+    """
     rng = np.random.default_rng(evaluation.seed)
     context, members = evaluation.context, evaluation.members
     n, k = evaluation.truth.shape[:2]
     windows, crops = evaluation.training.batch.frames, evaluation.training.crops
-    increments = baselines.training_increments(windows, evaluation.num_context)
+    if evaluation.num_context:
+        yield "persistence", baselines.persistence(context, k)
+        increments = baselines.training_increments(windows, evaluation.num_context)
+        yield "dressed persistence", baselines.dressed_persistence(context, increments, members, rng)
     frames = windows[:, 0]
-    return {
-        "persistence": baselines.persistence(context, k),
-        "dressed persistence": baselines.dressed_persistence(context, increments, members, rng),
-        "climatology (pooled)": baselines.climatology_pooled(frames, n, k, members, rng),
-        "climatology (same crop)": baselines.climatology_same_crop(
-            frames, crops, evaluation.test.crops, k, members, rng
-        ),
-    }
+    yield "climatology (pooled)", baselines.climatology_pooled(frames, n, k, members, rng)
+    same_crop = (frames, crops, evaluation.test.crops, k, members, rng)
+    yield "climatology (same crop)", baselines.climatology_same_crop(*same_crop)
 
 
 def score_all(
-    ensembles: Mapping[str, np.ndarray], evaluation: Evaluation, unit: str
+    ensembles: Iterable[tuple[str, np.ndarray]], evaluation: Evaluation, unit: str
 ) -> dict[str, report.Scores]:
-    """{forecast: its scores}, with a progress bar."""
-    bar = tqdm(ensembles.items(), "scoring", unit="forecast", disable=jax.process_index() > 0)
-    return {name: report.score(members, evaluation.truth, evaluation.scores, unit) for name, members in bar}
+    """{forecast: its scores} for pairs of name and ensemble, taken one after the other, with a progress bar."""
+    reference = evaluation.training.batch.frames[:, 0]
+    bar = tqdm(ensembles, "scoring", unit="forecast", disable=jax.process_index() > 0)
+    return {
+        name: report.score(members, evaluation.truth, evaluation.scores, unit, reference)
+        for name, members in bar
+    }
 
 
 def write(
@@ -120,14 +134,12 @@ def write(
 
 
 def tables(header: dict[str, Any], scores: dict[str, report.Scores]) -> str:
-    """The means over leads, the CRPS lead by lead, and every definition, in markdown."""
-    leads = [f"{lead * header['interval']:g}" for lead in header["leads"]]
+    """The means over leads, the scores lead by lead, and every definition, in markdown."""
     return "\n".join(
         [
             f"Means over the leads; {header['windows']} windows, {header['weights']}, step {header['step']}.\n",
             report.markdown_table(scores),
-            f"Fair CRPS over lead, {header['time_unit']}.\n",
-            report.markdown_leads(scores, "crps", leads),
+            report.markdown_over_leads(header, scores),
             "Definitions, as computed for the first row.\n",
             report.markdown_definitions(next(iter(scores.values()))),
         ]

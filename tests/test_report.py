@@ -1,5 +1,6 @@
-"""Scores for JSON: values, what is undefined, definitions beside them, and tables."""
+"""Scores for JSON: values, what is undefined, and definitions beside them."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -46,7 +47,7 @@ def test_every_score_is_that_of_its_metric():
         "csi_w5": metrics.csi(ensemble, truth, 0.0, pool=5, stride=2, padding=2),
         "spectrum_error": metrics.spectrum_error(ensemble, truth),
     }
-    assert set(scores) == NAMES | {"rank_histogram", "spectrum"} == set(expected) | set(report.ARRAYS)
+    assert set(scores) == NAMES | {"rank_histogram", "spectrum"} and set(expected) == NAMES
     for name, values in expected.items():
         defined = [None if np.isnan(value) else value for value in values]
         assert scores[name]["per_lead"] == defined, name
@@ -130,60 +131,136 @@ def test_shapes_and_values_are_checked():
 
 
 @pytest.mark.parametrize(
-    "name, value", [("pool_window", 0), ("csi_stride", 0), ("csi_threshold", np.nan), ("rank_seed", -1)]
+    "name, value",
+    [
+        ("pool_window", 0),
+        ("csi_stride", 0),
+        ("csi_threshold", np.nan),
+        ("rank_seed", -1),
+        ("leads", ()),
+        ("leads", (0, 1)),
+        ("leads", (2, 1)),
+        ("leads", (1, 1)),
+        ("fsd_samples", 1),
+        ("fsd_field", -1),
+        ("mse_scale", 0.0),
+        ("mse_scale", np.inf),
+    ],
 )
 def test_options_are_checked(name, value):
     with pytest.raises(ValueError, match=f"{name}: expected"):
         report.ScoreOptions(**{name: value})
 
 
-def entry(mean, better, members=2):
-    return {"mean": mean, "better": better, "members": members, "per_lead": [mean, mean], "definition": "D."}
+def flow(e=3, shape=(5, 4, 12, 12, 2), reference=7):
+    rng = np.random.default_rng(1)
+    ensemble, truth = forecast(e, shape)
+    return ensemble, truth, rng.normal(size=(reference, *shape[2:])).astype(np.float32)
 
 
-RESULTS = {
-    "ours": {
-        "crps": entry(0.1, "low"),
-        "csi": entry(0.5, "high"),
-        "spread": entry(3.0, "none"),
-        "ratio": entry(0.8, "one"),
-    },
-    "theirs": {
-        "crps": entry(0.2, "low", 1),
-        "csi": entry(0.75, "high"),
-        "spread": entry(None, "none"),
-        "ratio": entry(1.1, "one"),
-    },
-}
+def test_spectral_distance_of_each_member_in_turn_beside_its_floor():
+    ensemble, truth, reference = flow()
+    options = report.ScoreOptions(leads=(1, 3, 24), fsd_samples=4, fsd_field=1, fsd_norm="ortho")
+    scores = report.score(ensemble, truth, options, "m/s", reference)
+    windows, frames = [0, 1, 2, 3], [0, 1, 3, 5]  # 4 of 5 and 4 of 7, evenly spaced
+    assert scores["fsd"]["windows"] == scores["fsd_floor"]["windows"] == 4
+    assert scores["fsd"]["better"] == "low" and scores["fsd_floor"]["better"] == "none"
+    assert scores["fsd"]["members"] == 3 and scores["fsd_floor"]["members"] == 1
+
+    def distance(a, b):
+        return metrics.frechet_spectral_distance(a[..., 1], b[..., 1], norm="ortho")
+
+    members = [[distance(x[windows, lead], truth[windows, lead]) for x in ensemble] for lead in (0, 2)]
+    floor = [distance(reference[frames], truth[windows, lead]) for lead in (0, 2)]
+    for name, key, (first, third) in (
+        ("fsd", "per_lead", np.mean(members, axis=1)),
+        ("fsd", "std", np.std(members, axis=1, ddof=1)),
+        ("fsd_floor", "per_lead", floor),
+    ):
+        found = scores[name][key]
+        assert found == [pytest.approx(first), None, pytest.approx(third), None]
+    assert scores["fsd"]["mean"] == pytest.approx(np.mean(members))
+    assert scores["fsd_floor"]["mean"] == pytest.approx(np.mean(floor))
+    json.dumps(scores, allow_nan=False)
+    rows = report.score(ensemble, truth, dataclasses.replace(options, fsd_transform="rfft2"), "", reference)
+    assert rows["fsd"]["mean"] < scores["fsd"]["mean"]
 
 
-def test_table_marks_the_best():
-    assert report.markdown_table(RESULTS) == (
-        "| forecast | members | crps | csi | spread | ratio |\n"
-        "| --- | ---: | ---: | ---: | ---: | ---: |\n"
-        "| ours | 2 | **0.1** | 0.5 | 3 | 0.8 |\n"
-        "| theirs | 1 | 0.2 | **0.75** | - | **1.1** |\n"
+def test_spectral_distance_at_every_lead_and_at_none():
+    ensemble, truth, reference = flow(e=1)
+    scores = report.score(ensemble, truth, report.ScoreOptions(fsd_samples=5), reference=reference)
+    assert scores["fsd"]["std"] == [None] * 4 and None not in scores["fsd"]["per_lead"]
+    assert scores["fsd"]["mean"] == pytest.approx(np.mean(scores["fsd"]["per_lead"]))
+    options = report.ScoreOptions(leads=(5, 6), fsd_samples=5)
+    scores = report.score(ensemble, truth, options, reference=reference)
+    assert scores["fsd"]["per_lead"] == [None] * 4 and scores["fsd"]["mean"] is None
+
+
+def test_a_perfect_forecast_is_at_no_distance():
+    _, truth, reference = flow()
+    scores = report.score(truth[None], truth, report.ScoreOptions(fsd_samples=5), reference=reference)
+    floor = scores["fsd_floor"]["mean"]
+    assert abs(scores["fsd"]["mean"]) < 1e-12 * floor
+
+
+def test_definitions_name_the_convention_of_every_optional_score():
+    ensemble, truth, reference = flow()
+    options = report.ScoreOptions(
+        leads=(1, 2, 8), fsd_samples=4, fsd_field=1, fsd_transform="rfft2", mse_scale=7.0, flow=True
     )
+    scores = report.score(ensemble, truth, options, "m/s", reference)
+    sentences = report.definitions(options, members=3, windows=5, unit="m/s")
+    assert {name: entry["definition"] for name, entry in scores.items()} == sentences
+    assert set(report.ARRAYS) < set(scores)
+    for name in ("fsd", "fsd_floor"):
+        for words in ("rfft2", "'backward'", "field 1", "N = 4", "leads 1, 2, 8", "square of m/s"):
+            assert words in sentences[name]
+    assert sentences["mse"].endswith("unit: square of m/s.")
+    assert "((x - y) / 7)^2" in sentences["mse_sum"] and sentences["mse_sum"].endswith("square of 7 m/s.")
+    assert "square of (m/s per unit of length)" in sentences["enstrophy_spectrum"]
+    assert scores["mse_sum"]["per_lead"] == pytest.approx(metrics.mse_sum(ensemble, truth, 7.0))
+    assert scores["mse"]["per_lead"] == pytest.approx(metrics.mse(ensemble, truth))
+    assert scores["mse"]["better"] == scores["mse_sum"]["better"] == "low"
 
 
-def test_table_of_chosen_columns_and_of_leads():
-    assert report.markdown_table(RESULTS, ["csi"]).splitlines()[0] == "| forecast | members | csi |"
-    assert report.markdown_leads(RESULTS, "crps", ["0.5 s", "1 s"]).splitlines() == [
-        "| crps | 0.5 s | 1 s |",
-        "| --- | ---: | ---: |",
-        "| ours | **0.1** | **0.1** |",
-        "| theirs | 0.2 | 0.2 |",
-    ]
+def test_spectra_of_a_flow_are_those_of_the_last_lead():
+    ensemble, truth, _ = flow()
+    scores = report.score(ensemble, truth, report.ScoreOptions(flow=True))
+    for name, spectrum in (("energy", metrics.energy_spectrum), ("enstrophy", metrics.enstrophy_spectrum)):
+        entry = scores[f"{name}_spectrum"]
+        assert entry["wavenumber"] == [1, 2, 3, 4, 5, 6]
+        np.testing.assert_allclose(entry["truth"], spectrum(truth[:, -1])[1].mean(0)[1:7], rtol=1e-12)
+        expected = spectrum(ensemble[:, :, -1])[1].mean(axis=(0, 1))[1:7]
+        np.testing.assert_allclose(entry["forecast"], expected, rtol=1e-12)
 
 
-def test_table_of_real_scores_has_every_metric_and_a_list_of_definitions():
-    ensemble, truth = forecast()
-    results = {"ensemble": report.score(ensemble, truth), "first member": report.score(ensemble[:1], truth)}
-    lines = report.markdown_table(results).splitlines()
-    assert len(lines) == 4 and set(lines[0].split(" | ")[2:-1]) <= NAMES
-    assert {len(line.split("|")) for line in lines} == {len(NAMES) + 4}
-    definitions = report.markdown_definitions(results["ensemble"])
-    assert definitions.count("\n- **") == len(NAMES) + 1 and "- **crps**: Fair CRPS" in definitions
+def test_too_few_samples_are_refused_before_any_work():
+    ensemble, truth, reference = flow()
+    options = report.ScoreOptions(fsd_samples=5)
+    report.check_samples(options, 5)
+    report.check_samples(report.ScoreOptions(), 1)
+    message = "too few samples for the distance asked: expected at least 5 {} windows, found 4"
+    with pytest.raises(ValueError, match=message.format("test")):
+        report.check_samples(options, 4)
+    ensemble[:, 0, 0, 0, 0, 0] = np.nan  # which any metric would refuse
+    with pytest.raises(ValueError, match=message.format("test")):
+        report.score(ensemble[:, :4], truth[:4], options, reference=reference)
+    with pytest.raises(ValueError, match=message.format("training")):
+        report.score(ensemble, truth, options, reference=reference[:4])
+
+
+def test_what_does_not_fit_the_data_is_refused_before_any_work():
+    ensemble, truth, reference = flow(shape=(5, 2, 12, 12, 3))
+    ensemble[:, 0, 0, 0, 0, 0] = np.nan  # which any metric would refuse
+    options = report.ScoreOptions(fsd_samples=5, fsd_field=3)
+    with pytest.raises(ValueError, match="fsd_field: expected a channel below 3, found 3"):
+        report.score(ensemble, truth, options, reference=reference)
+    with pytest.raises(ValueError, match="reference: expected frames .* found None"):
+        report.score(ensemble, truth, options)
+    with pytest.raises(ValueError, match=r"reference: expected .*, found \(7, 12, 11, 3\)"):
+        report.score(ensemble, truth, options, reference=reference[:, :, 1:])
+    with pytest.raises(ValueError, match="flow: expected the two channels u and v, found 3"):
+        report.score(ensemble, truth, report.ScoreOptions(flow=True))
 
 
 def test_metrics_file(tmp_path):

@@ -5,19 +5,32 @@ An ensemble is [e, b, k, h, w, c], the truth [b, k, h, w, c]; a score per lead i
 
 from dydiff_jax.metrics.categorical import csi
 from dydiff_jax.metrics.crps import crps_ensemble, crps_per_lead, nonneg_cases, pooled_crps
-from dydiff_jax.metrics.deterministic import mae, rmse
+from dydiff_jax.metrics.deterministic import mae, mse, mse_sum, rmse
 from dydiff_jax.metrics.ensemble import rank_histogram, spread, spread_skill_ratio
+from dydiff_jax.metrics.frechet import frechet_distance, frechet_spectral_distance
 from dydiff_jax.metrics.image import psnr, ssim
 from dydiff_jax.metrics.leads import check_forecast
-from dydiff_jax.metrics.spectrum import lead_spectra, power_spectrum, spectrum_error
+from dydiff_jax.metrics.spectrum import (
+    energy_spectrum,
+    enstrophy_spectrum,
+    lead_spectra,
+    power_spectrum,
+    spectrum_error,
+)
 
 __all__ = [
     "check_forecast",
     "crps_ensemble",
     "crps_per_lead",
     "csi",
+    "energy_spectrum",
+    "enstrophy_spectrum",
+    "frechet_distance",
+    "frechet_spectral_distance",
     "lead_spectra",
     "mae",
+    "mse",
+    "mse_sum",
     "nonneg_cases",
     "pooled_crps",
     "power_spectrum",

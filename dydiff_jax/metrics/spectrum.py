@@ -1,4 +1,4 @@
-"""Variance by wavenumber: are the small scales there, and not too strong?"""
+"""Variance, energy and enstrophy by wavenumber: are the small scales there, and not too strong?"""
 
 import numpy as np
 from jaxtyping import Float
@@ -33,6 +33,69 @@ def power_spectrum(
     power = np.sum(np.abs(amplitude) ** 2, axis=-3)
     wavenumber, ring_sum = _rings(h, w)
     return wavenumber, power.reshape(*power.shape[:-2], -1) @ ring_sum
+
+
+def energy_spectrum(
+    velocity: Float[Array, "*lead h w 2"],
+) -> tuple[Float[np.ndarray, "rings"], Float[np.ndarray, "*lead rings"]]:
+    """Kinetic energy per mass of a doubly periodic flow, in rings of the wavenumber.
+
+        E(n) = 1/2 sum_{round(|kappa|) = n} (|u_hat|^2 + |v_hat|^2),    x_hat = FFT(x) / (h w)
+
+    with kappa as in `power_spectrum`, but no taper and with the mean flow, ring 0. The sum over rings is the
+    mean of (u^2 + v^2) / 2 over the grid (Parseval), also where u and v stand at different points.
+
+    Args:
+      velocity: [..., h, w, 2], rows along y, columns along x and channels u, v; cells are square.
+    Returns:
+      wavenumber [rings], whole cycles per shorter side of the grid (the wavenumber itself on sides of 2 pi), 0
+      up to the grid's corner, and E [..., rings]. Rings beyond min(h, w) // 2 are incomplete.
+    """
+    u, v = _amplitudes(velocity)
+    return _over_rings(np.abs(u) ** 2 + np.abs(v) ** 2, velocity.shape[-2])
+
+
+def enstrophy_spectrum(
+    velocity: Float[Array, "*lead h w 2"], length: float = 2 * np.pi, staggered: bool = True
+) -> tuple[Float[np.ndarray, "rings"], Float[np.ndarray, "*lead rings"]]:
+    """Enstrophy of a doubly periodic flow, in rings of the wavenumber.
+
+        Z(n) = 1/2 sum_{round(|kappa|) = n} |omega_hat|^2,    omega = dv/dx - du/dy
+
+    with spectral derivatives. On a staggered grid u stands half a cell right of the cell's centre and v half a
+    cell above it; to their common point, the cell's upper right corner, u_hat turns by exp(i k_y d / 2) and
+    v_hat by exp(i k_x d / 2), d the spacing. Of collocated points the highest wavenumber of an even side, +-1
+    in turn, has no derivative. For a flow without divergence |omega_hat|^2 = k^2 (|u_hat|^2 + |v_hat|^2).
+
+    Args:
+      velocity: as in `energy_spectrum`.
+      length: of the grid's shorter side.
+      staggered: u and v at the middles of right and upper faces; else both at the same points.
+    Returns:
+      wavenumber [rings], as in `energy_spectrum`, and Z [..., rings].
+    """
+    h, w = velocity.shape[-3:-1]
+    f_y, f_x = np.fft.fftfreq(h)[:, None], np.fft.rfftfreq(w)
+    per_unit = 2 * np.pi * min(h, w) / length  # cycles per grid point to wavenumber
+    if staggered:
+        d_y, d_x = (1j * per_unit * f * np.exp(1j * np.pi * f) for f in (f_y, f_x))
+    else:
+        d_y, d_x = (1j * per_unit * np.where(np.abs(f) == 0.5, 0.0, f) for f in (f_y, f_x))
+    u, v = _amplitudes(velocity)
+    return _over_rings(np.abs(d_x * v - d_y * u) ** 2, w)
+
+
+def _amplitudes(velocity: Array) -> np.ndarray:
+    """FFT(u) and FFT(v), each over h w, on the half plane: [2, ..., h, w // 2 + 1]."""
+    planes = np.moveaxis(np.asarray(velocity, np.float64), -1, 0)
+    return np.fft.rfft2(planes, norm="forward")
+
+
+def _over_rings(squares: np.ndarray, w: int) -> tuple[np.ndarray, np.ndarray]:
+    """Wavenumber, and half the sum over rings of a half plane [..., h, w // 2 + 1] and its mirror image."""
+    h = squares.shape[-2]
+    wavenumber, ring_sum = _rings(h, w)
+    return wavenumber, squares.reshape(*squares.shape[:-2], -1) @ ring_sum / 2
 
 
 def _rings(h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
