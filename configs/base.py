@@ -18,8 +18,13 @@ METHODS = {
         mix_noise=True,  # False: the ablation with independent noise
         allow_large_eta=False,  # eta above 0.98 makes the unmixing ill-conditioned
     ),
+    "rolling": dict(
+        clock="init",  # how a rollout begins; "init_rescaled" leaves no frame waiting at t = 1 and needs p_lin > 0
+        p_lin=0.1,  # share of training windows that slide
+    ),
     "regression": dict(),
 }
+METHODS["rolling_dynamical"] = METHODS["dynamical"] | METHODS["rolling"]
 
 
 #: Options of a noise schedule.
@@ -128,12 +133,17 @@ def get_config(method: str, size: str, schedule: str) -> ml_collections.ConfigDi
         max_bad_steps=0,  # updates in a row that may be skipped for a loss that is not finite
     )
 
-    config.sampler = dict(method="ddim", steps=50, grid="uniform")  # diffusion.sampler.Sampler
+    config.sampler = dict(  # diffusion.sampler.Sampler
+        method="ddim",
+        steps=55,  # evaluations that every frame receives; rolling takes steps / num_forecast = 5 a shift
+        grid="uniform",
+    )
     if method == "regression":
         config.sampler.steps = 1
     config.evaluation = dict(  # config.EvaluationOptions
         members=8,
         windows=64,  # of the test part, evenly spaced
+        horizon=ml_collections.config_dict.placeholder(int),  # forecast frames, those of a window if None
         chunk=32,  # rows, members times windows, in flight at once
         seed=0,
         saved=4,  # windows kept in forecasts.npz and drawn
@@ -159,5 +169,5 @@ def miniature(config: ml_collections.ConfigDict) -> None:
     config.ema.decay = 0.995
     config.train.update(steps=1500, batch_size=4, log_every=50, checkpoint_every=250)
     if config.method != "regression":
-        config.sampler.update(method="ancestral", steps=20)
+        config.sampler.update(method="ancestral", steps=24)
     config.evaluation.update(members=8, windows=48, chunk=32)

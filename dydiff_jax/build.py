@@ -21,13 +21,22 @@ from dydiff_jax.data.source import SOURCES
 from dydiff_jax.diffusion.dynamical import Dynamical
 from dydiff_jax.diffusion.losses import diffusion_loss
 from dydiff_jax.diffusion.regression import Regression
+from dydiff_jax.diffusion.rolling import Rolling
+from dydiff_jax.diffusion.rolling_dynamical import RollingDynamical
+from dydiff_jax.diffusion.rollout import Rollout
 from dydiff_jax.diffusion.schedules import Cosine, LinearBeta
 from dydiff_jax.diffusion.standard import Standard
 from dydiff_jax.forecast import Forecaster
 from dydiff_jax.models.uvit import UViT3D
 from dydiff_jax.types import Array, Batch, Conditions
 
-METHODS = {"standard": Standard, "dynamical": Dynamical, "regression": Regression}
+METHODS = {
+    "standard": Standard,
+    "dynamical": Dynamical,
+    "rolling": Rolling,
+    "rolling_dynamical": RollingDynamical,
+    "regression": Regression,
+}
 SCHEDULES = {"cosine": Cosine, "linear_beta": LinearBeta}
 
 
@@ -121,10 +130,32 @@ class Experiment:
         return loss, {}
 
     @property
-    def forecaster(self) -> Forecaster:
-        """One member of a forecast for each row of a batch."""
-        config = self.config
-        return Forecaster(config.process, config.sampler, self.codec, self.conditioner, self.apply)
+    def rollout(self) -> Rollout:
+        """How windows move on."""
+        return Rollout(self.config.process, self.config.sampler)
+
+    def forecaster(self, missing: tuple[float, ...] = (0.0,)) -> Forecaster:
+        """A forecast for each row of a batch; ``missing`` is what `missing_variance` gave, where it is needed."""
+        horizon = self.config.horizon
+        return Forecaster(self.rollout, horizon, self.codec, self.conditioner, self.apply, missing)
+
+    def missing_variance(self, params: Any, batch: Batch, key: jax.Array) -> Array:
+        """The variance [c] that the network's estimate of a window's last noise lacks when the window moves on.
+
+        Args:
+          params: the network's parameters.
+          batch: training windows, frames [b, p + k, h, w, c] in physical units.
+          key: of the noise.
+        """
+        x0 = self.codec.encode(batch.frames)
+        conditions = self.conditioner(x0[:, : self.config.window.num_context], batch.actions, batch.static)
+        tau = jnp.full((len(x0),), self.rollout.grids()[-1, -2], x0.dtype)
+        eps = jax.random.normal(key, x0.shape, x0.dtype)
+
+        def denoise(z, logsnr):
+            return self.apply(params, z, logsnr, conditions)
+
+        return self.config.process.missing_variance(denoise, x0, eps, tau)
 
 
 def build(config: Config, card: DataCard) -> Experiment:

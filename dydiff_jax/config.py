@@ -16,9 +16,10 @@ import ml_collections
 
 from dydiff_jax.data.pipeline import WindowOptions
 from dydiff_jax.diffusion.process import Process
-from dydiff_jax.diffusion.sampler import Sampler, grid_for
+from dydiff_jax.diffusion.rollout import Rollout
+from dydiff_jax.diffusion.sampler import Sampler
 from dydiff_jax.models.uvit import UViTOptions
-from dydiff_jax.report import ScoreOptions
+from dydiff_jax.report import ScoreOptions, check_samples
 from dydiff_jax.training.loop import TrainOptions
 from dydiff_jax.training.optim import EmaOptions, OptimizerOptions
 from dydiff_jax.training.sharding import MeshOptions
@@ -118,8 +119,8 @@ class Window:
     num_forecast: int
 
     def __post_init__(self):
-        if self.num_context < 1:
-            raise ValueError(f"num_context: expected at least 1 frame, found {self.num_context}")
+        if self.num_context < 0:
+            raise ValueError(f"num_context: expected 0 or more frames, found {self.num_context}")
         if self.num_forecast < 1:
             raise ValueError(f"num_forecast: expected at least 1 frame, found {self.num_forecast}")
 
@@ -160,6 +161,7 @@ class EvaluationOptions:
     Attributes:
       members: ensemble size e.
       windows: number of test windows, evenly spaced over the test split.
+      horizon: forecast frames of a test window, any number; None for those of a window.
       chunk: rows (members times windows) in flight at once.
       seed: of the ensemble and of the baselines.
       saved: windows whose forecasts are kept in forecasts.npz and drawn.
@@ -168,6 +170,7 @@ class EvaluationOptions:
 
     members: int
     windows: int
+    horizon: int | None
     chunk: int
     seed: int
     saved: int
@@ -177,6 +180,8 @@ class EvaluationOptions:
         for name in ("members", "windows", "chunk", "saved"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        if self.horizon is not None and self.horizon < 1:
+            raise ValueError(f"horizon: expected at least 1 frame, found {self.horizon}")
 
 
 @dataclass(frozen=True)
@@ -207,6 +212,11 @@ class Config:
     sampler: Sampler
     evaluation: EvaluationOptions
     scores: ScoreOptions
+
+    @property
+    def horizon(self) -> int:
+        """Forecast frames of an evaluation."""
+        return self.window.num_forecast if self.evaluation.horizon is None else self.evaluation.horizon
 
 
 class Tables(NamedTuple):
@@ -259,7 +269,10 @@ def check_together(config: Config) -> None:
                 f"config.scores.pool_window: expected at most the {side} grid points of a crop, "
                 f"found {config.scores.pool_window}"
             )
-    _at("config.sampler", lambda: grid_for(config.process, config.sampler))
+    _at("config.sampler", lambda: Rollout(config.process, config.sampler))
+    _at("config.scores", lambda: check_samples(config.scores, config.evaluation.windows))
+    if config.conditions.copy_path and not config.window.num_context:
+        raise ConfigError("config.conditions.copy_path: there is no context frame to copy; expected False")
     if config.optimizer.warmup_steps >= config.train.steps:
         raise ConfigError(
             f"config.optimizer.warmup_steps: expected fewer than the {config.train.steps} steps of config.train, "

@@ -4,6 +4,7 @@ Kept short on purpose: what it starts is in ``runs.py``, where tests and noteboo
 """
 
 import pathlib
+import shlex
 import sys
 
 import jax
@@ -43,11 +44,12 @@ def main(argv: list[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the libraries beneath report every file at INFO
     workdir = pathlib.Path(_WORKDIR.value)
+    command = shlex.join(["python", "-m", "dydiff_jax.main", *sys.argv[1:]])
     try:
         if _MODE.value == "train":
-            runs.train(_CONFIG.value, workdir)
+            runs.train(_CONFIG.value, workdir, command)
         elif _MODE.value == "eval":
-            runs.evaluate_run(_CONFIG.value, workdir)
+            runs.evaluate_run(_CONFIG.value, workdir, command)
         else:
             runs.forecast(_CONFIG.value, workdir, pathlib.Path(_INPUT.value), _MEMBERS.value)
     except (ValueError, FileNotFoundError, FloatingPointError, ImportError) as error:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs import folder
-from dydiff_jax import build, inputs, runs
+from dydiff_jax import build, inputs, runfiles, runs
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -186,7 +186,7 @@ def test_a_checkpoint_that_does_not_fit_is_named_leaf_by_leaf(trained, data):
     config = build.load(own_data(data, model__channels=(48, 192)))
     experiment = build.build(config, build.DataCard.read(trained / "statistics.json"))
     with pytest.raises(ValueError, match=r"(?s)does not fit the model.*expected float32\[.*found float32\["):
-        runs.load_ema(experiment, runs.sharding.make_mesh(config.mesh), trained)
+        runfiles.load_ema(experiment, runs.sharding.make_mesh(config.mesh), trained)
 
 
 CONTEXTS = {

@@ -83,9 +83,12 @@ def changed(section, **values):
         ("process", {"eta": 1.1}, "config.process.eta: expected a mixing strength in"),
         ("process", {"eta": 0.99}, "config.process.eta: expected at most 0.98, found 0.99"),
         ("process", {"prediction": "x"}, "config.process.prediction: expected one of"),
-        ("window", {"num_context": 0}, "config.window.num_context: expected at least 1"),
+        ("window", {"num_context": 0}, "config.process.num_context: mixing with clean context"),
+        ("window", {"num_context": -1}, "config.window.num_context: expected 0 or more"),
         ("window", {"num_forecast": 0}, "config.window.num_forecast: expected at least 1"),
         ("train", {"batch_size": 0}, "config.train.batch_size"),
+        ("scores", {"fsd_samples": 49}, "config.scores: fsd_samples: too few samples .* at least 49 .*, found 48"),
+        ("evaluation", {"horizon": 0}, "config.evaluation.horizon: expected at least 1 frame, found 0"),
         ("model", {"dtype": "float16"}, "config.model.dtype: expected one of"),
         ("sampler", {"method": "dim"}, "did you mean 'ddim'"),
         ("data", {"name": "rayleigh"}, "did you mean 'rayleigh_benard'"),
@@ -97,6 +100,31 @@ def changed(section, **values):
 def test_bad_values_are_named_with_their_path(section, values, message):
     with pytest.raises(ConfigError, match=message):
         build.load(changed(section, **values))
+
+
+@pytest.mark.parametrize(
+    "method, section, values, message",
+    [
+        ("rolling", "process", {"prediction": "eps"}, 'config.process.prediction: a rolling clock .* found "eps"'),
+        ("rolling_dynamical", "process", {"prediction": "eps"}, 'config.process.prediction: .* found "eps"'),
+        ("rolling", "process", {"context": "noised"}, "config.process.context: a rolling clock needs"),
+        ("rolling", "process", {"clock": "init_rescaled", "p_lin": 0.0}, "config.process.p_lin: expected more than 0"),
+        ("rolling", "process", {"p_lin": 1.0}, "config.process.p_lin: expected a probability"),
+        ("rolling", "process", {"clock": "inti"}, "did you mean 'init'"),
+        ("rolling_dynamical", "window", {"num_context": 0}, "config.process.num_context: mixing with clean context"),
+        ("rolling", "window", {"num_forecast": 0}, "config.window.num_forecast: expected at least 1 frame"),
+        ("rolling", "sampler", {"steps": 25}, "config.sampler: steps: expected a multiple of the 6 .* take 24"),
+        ("rolling", "sampler", {"steps": 2}, "config.sampler: steps: expected a multiple of the 6 .* take 6"),
+        ("rolling", "sampler", {"grid": "released", "steps": 50}, "config.sampler: "),
+        ("rolling", "window", {"num_context": 0}, "config.conditions.copy_path: there is no context frame"),
+        ("regression", "window", {"num_context": 0}, "config.process.num_context: expected at least 1 frame"),
+    ],
+)
+def test_what_a_rolling_clock_or_a_lack_of_context_cannot_do_is_refused(method, section, values, message):
+    config = turbulence.get_config(f"{method},size=tiny").unlock()
+    config[section].update(values)
+    with pytest.raises(ConfigError, match=message):
+        build.load(config)
 
 
 def test_a_missing_section_is_named():

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dydiff_jax import build, evaluate, runs
+from dydiff_jax import build, evaluate, runfiles, runs
 from tests import small
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -158,7 +158,7 @@ def same_bits(first, second):
     config = build.load(small.config("dynamical,size=tiny"))
     experiment = build.build(config, build.DataCard.read(first / "statistics.json"))
     mesh = runs.sharding.make_mesh(config.mesh)
-    weights = [jax.tree.leaves(runs.load_ema(experiment, mesh, folder)[0]) for folder in (first, second)]
+    weights = [jax.tree.leaves(runfiles.load_ema(experiment, mesh, folder)[0]) for folder in (first, second)]
     scores = [
         json.loads((folder / "eval/step_40/metrics.json").read_text())["scores"] for folder in (first, second)
     ]
@@ -174,13 +174,18 @@ def same_bits(first, second):
 def test_every_method_trains_and_evaluates(method, tmp_path):
     changes = dict(
         mesh__data=1, train__batch_size=2, train__checkpoint_every=2, optimizer__warmup_steps=1, evaluation__windows=4,
-        evaluation__members=2,
+        evaluation__members=2, evaluation__horizon=8,
     )  # fmt: skip
     first = small.config(f"{method},size=tiny", train__steps=4, **changes)
     runs.train(first, tmp_path / method)
     header = json.loads((tmp_path / method / "eval/step_4/metrics.json").read_text())
     assert {"method", "step", "weights", "members", "windows", "leads", "interval", "time_unit", "unit", "fields",
-            "command", "definitions", "scores"} <= header.keys()  # fmt: skip
+            "command", "definitions", "scores", "cost", "missing_variance"} <= header.keys()  # fmt: skip
+    assert header["leads"] == list(range(1, 9)) and len(header["scores"][method]["crps"]["per_lead"]) == 8
+    cost, members = header["cost"], 1 if method == "regression" else 2
+    assert cost["frames"] == members * 4 * 8 and cost["evaluations_per_frame"] == (1 if method == "regression" else 6)
+    assert min(cost["training_seconds"], cost["sampling_seconds"], cost["parameters"]) > 0
+    assert (0 < min(header["missing_variance"])) == (method == "rolling_dynamical")
     assert header["scores"][method]["crps"]["mean"] > 0
     assert header["scores"][method]["crps"]["members"] == (1 if method == "regression" else 2)
     if method == "regression":
@@ -203,9 +208,27 @@ def test_the_noised_context_of_the_release_trains_and_forecasts(tmp_path):
     assert (tmp_path / "eval/step_2/metrics.json").exists()
 
 
+def test_a_rolling_forecast_from_nothing(tmp_path):
+    """No context frame: an unconditional model, scored beside climatology, drawn and rolled on."""
+    config = small.config(
+        "rolling,size=tiny", window__num_context=0, conditions__copy_path=False, process__clock="init_rescaled",
+        mesh__data=1, train__steps=2, train__batch_size=2, optimizer__warmup_steps=1, evaluation__windows=4,
+        evaluation__members=2, evaluation__horizon=8,
+    )  # fmt: skip
+    folder = runs.train(config, tmp_path)
+    scores = json.loads((folder / "metrics.json").read_text())["scores"]
+    assert set(scores) == {"rolling", "climatology (pooled)", "climatology (same crop)"}
+    for name in PICTURES:
+        assert (folder / name).exists()
+    with Image.open(folder / "film.gif") as film:
+        assert film.n_frames == 8
+    with pytest.raises(ValueError, match="a model without context frames has no input"):
+        runs.forecast(config, tmp_path, tmp_path / "context.npy", 2)
+
+
 def test_what_is_free_at_evaluation_is_not_what_was_trained():
-    assert set(runs.FREE) <= set(small.config("dynamical").keys())
-    assert not set(runs.FREE) & {
+    assert set(runfiles.FREE) <= set(small.config("dynamical").keys())
+    assert not set(runfiles.FREE) & {
         "process",
         "model",
         "data",

@@ -1,14 +1,20 @@
 """Forecasts: units, chunks and keys. The network is replaced by exact denoisers."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dydiff_jax import forecast
-from dydiff_jax.codec import Standardize
+from dydiff_jax.codec import Identity, Standardize
 from dydiff_jax.conditions import Conditioner
 from dydiff_jax.diffusion.dynamical import Dynamical
+from dydiff_jax.diffusion.regression import Regression
+from dydiff_jax.diffusion.rolling import Rolling
+from dydiff_jax.diffusion.rolling_dynamical import RollingDynamical
+from dydiff_jax.diffusion.rollout import Rollout
 from dydiff_jax.diffusion.sampler import Sampler
 from dydiff_jax.diffusion.schedules import Cosine
 from dydiff_jax.diffusion.standard import Standard
@@ -18,6 +24,9 @@ CODEC = Standardize((3.0,), (2.0,))
 METHODS = {
     "standard": Standard(Cosine(), 2, 3, prediction="x0"),
     "dynamical": Dynamical(Cosine(), 2, 3, prediction="x0"),
+    "rolling": Rolling(Cosine(), 2, 3, prediction="x0"),
+    "rolling_dynamical": RollingDynamical(Cosine(), 2, 3, prediction="x0"),
+    "regression": Regression(2, 3),
 }
 
 
@@ -27,10 +36,17 @@ def white(params, z, logsnr, conditions):
     return alpha * z
 
 
-def forecaster(method, apply=white, steps=8):
-    return forecast.Forecaster(
-        METHODS[method], Sampler(steps=steps), CODEC, Conditioner(3, False, False), apply
-    )
+def forecaster(method, apply=white, steps=9, horizon=3):
+    rollout = Rollout(METHODS[method], Sampler(steps=steps))
+    return forecast.Forecaster(rollout, horizon, CODEC, Conditioner(3, False, False), apply)
+
+
+def drawn(draw, key, given, members, chunk, params=None):
+    """[e, n, horizon, h, w, c]."""
+    pieces = list(forecast.ensemble(draw, params, jax.random.key(key), given, members, chunk))
+    assert len(pieces) == forecast.num_pieces(draw, members * len(given.frames), chunk)
+    assert all(piece.seconds > 0 for piece in pieces)
+    return forecast.gather(pieces, members, len(given.frames), draw.horizon)
 
 
 def batch(n):
@@ -40,54 +56,122 @@ def batch(n):
 
 def test_a_forecast_is_in_physical_units():
     """Exact denoising of white data gives back their law: mean 3 and deviation 2, from encoded draws of N(0, 1)."""
-    frames = forecast.gather(
-        forecast.ensemble(forecaster("standard", steps=64), None, jax.random.key(0), batch(4), 50, 100), 50, 4
-    )
+    frames = drawn(forecaster("standard", steps=64), 0, batch(4), 50, 100)
     count = frames.size
     assert frames.shape == (50, 4, 3, 4, 4, 1)
     assert abs(frames.mean() - 3) < 4 * 2 / np.sqrt(count)
     assert abs(frames.std() / 2 - 1) < 4 / np.sqrt(2 * count) + 1 / 64
 
 
+def test_a_long_rolling_forecast_has_the_same_law_at_every_lead():
+    frames = drawn(forecaster("rolling", steps=192, horizon=11), 0, batch(4), 50, 200)
+    count = frames[:, :, 0].size
+    assert frames.shape == (50, 4, 11, 4, 4, 1)
+    assert np.abs(frames.mean(axis=(0, 1, 3, 4, 5)) - 3).max() < 4 * 2 / np.sqrt(count)
+    assert np.abs(frames.std(axis=(0, 1, 3, 4, 5)) / 2 - 1).max() < 4 / np.sqrt(2 * count) + 1 / 64
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_chunks_do_not_change_an_ensemble(method):
-    draw = forecaster(method)
-    whole, parts = (
-        forecast.gather(forecast.ensemble(draw, None, jax.random.key(1), batch(3), 4, chunk), 4, 3)
-        for chunk in (12, 5)
-    )
+    draw = forecaster(method, horizon=5)
+    whole, parts = (drawn(draw, 1, batch(3), 4, chunk) for chunk in (12, 5))
     np.testing.assert_allclose(whole, parts, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_longer_horizon_begins_with_the_frames_of_a_shorter_one(method):
+    short, long = (drawn(forecaster(method, horizon=horizon), 0, batch(2), 2, 4) for horizon in (2, 10))
+    np.testing.assert_array_equal(long[:, :, :2], short)
+    assert np.isfinite(long).all()
 
 
 def test_members_and_windows_differ_and_the_seed_decides():
     draw = forecaster("standard")
     same = batch(1)._replace(frames=np.repeat(batch(1).frames, 2, axis=0))
-    first, again, other = (
-        forecast.gather(forecast.ensemble(draw, None, jax.random.key(seed), same, 3, 6), 3, 2)
-        for seed in (0, 0, 1)
-    )
+    first, again, other = (drawn(draw, seed, same, 3, 6) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     draws = np.concatenate([first, other]).reshape(12, -1)
     assert len(np.unique(draws[:, 0])) == 12
 
 
-def test_an_ensemble_compiles_once():
+@pytest.mark.parametrize("method", METHODS)
+def test_an_ensemble_traces_the_network_once(method):
     traces = []
 
     def counted(params, z, logsnr, conditions):
         traces.append(z.shape)
         return white(params, z, logsnr, conditions)
 
-    list(forecast.ensemble(forecaster("standard", counted), None, jax.random.key(0), batch(3), 5, 4))
+    drawn(forecaster(method, counted, horizon=20), 0, batch(3), 5, 4)
     assert traces == [(4, 5, 4, 4, 1)]
+
+
+@pytest.mark.parametrize("method", ["standard", "rolling_dynamical"])
+def test_500_frames_use_the_memory_of_50_and_compile_nothing_after_the_first_window(method):
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
+    )
+
+    def most_bytes(horizon):
+        used, counts = [], []
+        pieces = forecast.ensemble(
+            forecaster(method, horizon=horizon), None, jax.random.key(0), batch(2), 2, 4
+        )
+        for piece in pieces:
+            assert piece.frames.shape[1] <= 3
+            used.append(sum(x.nbytes for x in jax.live_arrays()))
+            counts.append(len(compiled))
+        assert counts[0] > 0, "the listener hears of compilations"
+        assert counts[-1] == counts[0], "nothing is compiled after the first piece"
+        assert len(used) == -(-(horizon + (2 if method.startswith("rolling") else 0)) // 3)
+        return max(used), used[1:]
+
+    (short, _), (long, later) = most_bytes(50), most_bytes(500)
+    assert long == short
+    assert len(set(later)) == 1, "memory does not grow with the horizon"
+
+
+def test_a_block_rollout_goes_on_from_its_own_frames():
+    """A regression that adds 1 to the last context frame counts windows."""
+
+    def one_more(params, z, logsnr, conditions):
+        return jnp.repeat(z[:, 1:2], 5, axis=1) + 1
+
+    draw = forecaster("regression", one_more, steps=1, horizon=8)
+    frames = drawn(draw, 0, batch(2), 1, 2)
+    expected = (
+        batch(2).frames[:, 1, None] + CODEC.std[0] * np.array([1, 1, 1, 2, 2, 2, 3, 3])[:, None, None, None]
+    )
+    np.testing.assert_allclose(frames[0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["standard", "rolling"])
+def test_conditions_are_those_of_the_window(method):
+    """The copy path carries the newest clean frame, and actions are those of the window's own frames."""
+
+    def last_action(params, z, logsnr, conditions):
+        assert conditions.channels.shape[-1] == 2 and conditions.actions.shape == (4, 5, 1)
+        same = jnp.abs(conditions.channels[..., :1] - z[:, 1:2]).max()
+        return jnp.broadcast_to(conditions.actions[:, :, :, None, None], z.shape) + 1e3 * same
+
+    draw = dataclasses.replace(
+        forecaster(method, last_action, horizon=8), conditioner=Conditioner(3, True, False), codec=Identity()
+    )
+    actions = np.tile(np.arange(draw.num_frames, dtype=np.float32)[:, None], (4, 1, 1))
+    given = batch(4)._replace(actions=actions)
+    frames = drawn(draw, 0, given, 1, 4)
+    np.testing.assert_allclose(frames[0, :, :, 0, 0, 0], np.tile(np.arange(2, 10), (4, 1)), atol=1e-4)
+    with pytest.raises(ValueError, match=rf"^actions: expected one for each of {draw.num_frames} frames"):
+        drawn(draw, 0, given._replace(actions=actions[:, :-1]), 1, 4)
 
 
 def test_the_context_alone_is_read():
     """Frames after the context do not exist at forecast time; changing them changes nothing."""
-    draw, key = forecaster("dynamical"), jax.random.key(0)
+    draw = forecaster("dynamical")
     full = batch(2)
     cut = Batch(full.frames[:, :2])
-    a, b = (forecast.gather(forecast.ensemble(draw, None, key, x, 2, 4), 2, 2) for x in (full, cut))
+    a, b = (drawn(draw, 0, x, 2, 4) for x in (full, cut))
     np.testing.assert_array_equal(a, b)
 
 

@@ -19,7 +19,7 @@ class WindowOptions:
     """How trajectories become windows.
 
     Attributes:
-      num_context: p, frames that are known.
+      num_context: p, frames that are known; 0 or more.
       num_forecast: k, frames that are forecast.
       stride: frames between the starts of two windows.
       split: "time" or "trajectory": no frame of one part is in another; "given": the files' own; "published":
@@ -40,9 +40,9 @@ class WindowOptions:
     flip: bool = False
 
     def __post_init__(self):
-        for name in ("num_context", "num_forecast", "stride"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        for name, least in (("num_context", 0), ("num_forecast", 1), ("stride", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected at least {least}, found {getattr(self, name)}")
         if self.crop is not None and self.crop < 1:
             raise ValueError(f"crop: expected at least 1 grid point, or None, found {self.crop}")
         whole = len(self.fractions) == 3 and abs(sum(self.fractions) - 1.0) < 1e-6
@@ -59,33 +59,50 @@ class WindowOptions:
 
 
 class Splits(NamedTuple):
-    """The windows of each part; a part with a fraction of 0 is empty."""
+    """The windows of each part; a part with a fraction of 0 is empty.
+
+    Attributes:
+      train: p + k frames each.
+      valid: p + k frames each.
+      test: as many frames as the context and the horizon of a forecast have.
+      reference: windows of the training part as long as those of the test part.
+    """
 
     train: Windows
     valid: Windows
     test: Windows
+    reference: Windows
 
 
-def make_splits(trajectories: Trajectories, options: WindowOptions) -> Splits:
+def make_splits(trajectories: Trajectories, options: WindowOptions, horizon: int | None = None) -> Splits:
     """Check the data and cut them into the windows of each part.
+
+    Args:
+      trajectories: what is cut.
+      options: how.
+      horizon: forecast frames of a test window; k if None.
 
     Raises:
       ValueError: a value is not finite, a crop does not fit, mirroring is not defined, the split does not fit
-        the data, or a part has no window.
+        the data or the horizon, or a part has no window.
     """
     cut, corners = _crops(trajectories, options)
     if options.flip and trajectories.mirror is None:
         raise ValueError("flip: the mirror image of these data is not known to be a solution; use flip=False")
+    horizon = options.num_forecast if horizon is None else horizon
+    long = cut._replace(frames=options.num_context + horizon)
+    cuts = Splits(train=cut, valid=cut, test=long, reference=long)
     if options.split == "published":
-        parts = splits.published(trajectories, options.num_context, options.num_forecast, len(corners))
-        places = [_published_places(samples, corners) for samples in parts]
+        places = _published(trajectories, corners, options, horizon)
     else:
-        places = [_places(spans, corners, options) for spans in _spans(trajectories, options)]
-        _check_parts(places, trajectories, options)
+        train, valid, test = _spans(trajectories, options)
+        spans = Splits(train, valid, test, reference=train)
+        places = Splits(*(_places(*part, corners, options) for part in zip(spans, cuts, strict=True)))
+        _check_parts(places, cuts, trajectories, options)
     trajectories.check_finite()
-    train, valid, test = (Windows(trajectories, cut, part) for part in places)
-    train = dataclasses.replace(train, random_crop=options.random_crop, flip=options.flip)
-    return Splits(train, valid, test)
+    parts = Splits(*(Windows(trajectories, *part) for part in zip(cuts, places, strict=True)))
+    train = dataclasses.replace(parts.train, random_crop=options.random_crop, flip=options.flip)
+    return parts._replace(train=train)
 
 
 class TrainBatches:
@@ -131,15 +148,29 @@ def _spans(trajectories: Trajectories, options: WindowOptions) -> splits.Parts:
     return splits.given(trajectories, options.fractions)
 
 
-def _places(spans: list[splits.Span], corners: np.ndarray, options: WindowOptions) -> np.ndarray:
+def _places(spans: list[splits.Span], cut: Cut, corners: np.ndarray, options: WindowOptions) -> np.ndarray:
     """Every crop of every window within the spans, [n, 4]."""
     moments = [
         (span.trajectory, start)
         for span in spans
-        for start in range(span.start, span.stop - options.num_frames + 1, options.stride)
+        for start in range(span.start, span.stop - cut.frames + 1, options.stride)
     ]
     moments = np.asarray(moments, int).reshape(-1, 2)
     return np.hstack([np.repeat(moments, len(corners), axis=0), np.tile(corners, (len(moments), 1))])
+
+
+def _published(
+    trajectories: Trajectories, corners: np.ndarray, options: WindowOptions, horizon: int
+) -> Splits:
+    """The windows of TF-Net's split, which are those of the training part for reference too."""
+    if horizon != options.num_forecast:
+        raise ValueError(
+            f'horizon: the split "published" has forecasts of {options.num_forecast} frames, found {horizon}; use '
+            "another split"
+        )
+    parts = splits.published(trajectories, options.num_context, options.num_forecast, len(corners))
+    train, valid, test = (_published_places(samples, corners) for samples in parts)
+    return Splits(train, valid, test, reference=train)
 
 
 def _published_places(samples: np.ndarray, corners: np.ndarray) -> np.ndarray:
@@ -147,12 +178,14 @@ def _published_places(samples: np.ndarray, corners: np.ndarray) -> np.ndarray:
     return np.column_stack([np.zeros_like(start), start, corners[crop]])
 
 
-def _check_parts(places: list[np.ndarray], trajectories: Trajectories, options: WindowOptions) -> None:
-    for name, part, share in zip(("training", "validation", "test"), places, options.fractions, strict=True):
+def _check_parts(places: Splits, cuts: Splits, trajectories: Trajectories, options: WindowOptions) -> None:
+    shares = (*options.fractions, options.fractions[0])
+    names = ("training", "validation", "test", "training")
+    for name, part, cut, share in zip(names, places, cuts, shares, strict=True):
         if share > 0 and len(part) == 0:
             lengths = sorted({len(array) for array in trajectories.arrays})
             raise ValueError(
-                f"the {name} part holds no window of {options.num_frames} frames: trajectories have "
+                f"the {name} part holds no window of {cut.frames} frames: trajectories have "
                 f"{lengths} frames, split {options.split!r} with fractions {options.fractions}; use longer "
-                "trajectories, a shorter window or other fractions"
+                "trajectories, a shorter window or horizon, or other fractions"
             )

@@ -52,6 +52,11 @@ class Process(Protocol):
         ...
 
     @property
+    def continues_noise(self) -> bool:
+        """Whether frames that enter go on from the noise of the last, so that ``extend`` needs what is missing."""
+        ...
+
+    @property
     def max_start(self) -> float:
         """The largest tau from which sampling may start."""
         ...
@@ -84,8 +89,33 @@ class Process(Protocol):
         """Share of the noise variance that an ancestral step from start to end draws afresh."""
         ...
 
-    def extend(self, keys: Keys, z: Frames, levels: Levels, num_new: int) -> Frames:
-        """Drop the oldest num_new frames and let num_new enter at the noisy end."""
+    def frozen(self, start: Levels, end: Levels) -> Bool[Array, "b f"]:
+        """Frames that a step from start to end must leave as they are, bit for bit."""
+        ...
+
+    def noise(self, eps: Frames, levels: Levels) -> Frames:
+        """Mixed noise n = D(eps), 0 on clean context."""
+        ...
+
+    def extend(
+        self,
+        z: Frames,
+        noise: Frames | None,
+        fresh: Frames,
+        levels: Levels,
+        num_new: int,
+        missing: float | Array = 0.0,
+    ) -> Frames:
+        """Drop the oldest num_new frames and let num_new enter at the noisy end, deterministic given fresh.
+
+        Args:
+          z: the window that is finished; its frames move to the front by num_new.
+          noise: the mixed noise of z as estimated in the last step; None starts a window from the prior.
+          fresh: white noise for the frames that enter, of the shape of z.
+          levels: those at which the next pass starts.
+          num_new: frames that enter.
+          missing: E|n - noise|^2 of the last frame, a number or [c]; read where ``continues_noise``.
+        """
         ...
 
 
@@ -118,6 +148,7 @@ class GaussianProcess(abc.ABC):
     mixes_data: ClassVar[bool] = False
     mixes_noise: ClassVar[bool] = False
     sliding_rate: ClassVar[float] = 0.0
+    continues_noise: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.num_context < 0:
@@ -194,15 +225,31 @@ class GaussianProcess(abc.ABC):
         before, after = (jnp.clip(self.logsnr(x), -MAX_LOGSNR, MAX_LOGSNR) for x in (start, end))
         return jnp.where(start.t > end.t, -jnp.expm1(before - after), 0)
 
-    def extend(self, keys: Keys, z: Frames, levels: Levels, num_new: int) -> Frames:
-        """Start the next window: its context, where it is clean, from z; then the prior D_gamma(eps).
+    def frozen(self, start: Levels, end: Levels) -> Bool[Array, "b f"]:
+        """t = s = 0; without mixing, where a frame does not see its neighbours, t = s."""
+        still = start.t == end.t
+        return still & (end.t == 0) if self.mixes_data or self.mixes_noise else still
+
+    def noise(self, eps: Frames, levels: Levels) -> Frames:
+        return self._after_clean(jnp.zeros_like(eps), self._mix_noise(eps, levels))
+
+    def extend(
+        self,
+        z: Frames,
+        noise: Frames | None,
+        fresh: Frames,
+        levels: Levels,
+        num_new: int,
+        missing: float | Array = 0.0,
+    ) -> Frames:
+        """The next window: its context, where that is clean, from z; then the prior D_gamma(fresh).
 
         Raises:
-          ValueError: num_new is not k, the frames that a synchronous clock finishes together.
+          ValueError: num_new is not k, the frames of a window that starts anew.
         """
         if num_new != self.num_forecast:
             raise ValueError(f"num_new: expected {self.num_forecast} frames, found {num_new}")
-        return self._after_clean(jnp.roll(z, -num_new, axis=1), self._mix_noise(white_noise(keys, z), levels))
+        return self._after_clean(jnp.roll(z, -num_new, axis=1), self._mix_noise(fresh, levels))
 
     def _amplitudes(self, levels: Levels) -> tuple[targets.Amplitude, targets.Amplitude]:
         t = levels.t[:, self.num_clean :, None, None, None]

@@ -6,7 +6,6 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Bool
 
-from dydiff_jax.diffusion.process import Keys
 from dydiff_jax.types import Array, Frames, Levels, PerExample, PerFrame
 
 
@@ -28,6 +27,7 @@ class Regression:
     num_forecast: int
 
     sliding_rate: ClassVar[float] = 0.0
+    continues_noise: ClassVar[bool] = False
     max_start: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
@@ -69,7 +69,21 @@ class Regression:
     def renewal(self, start: Levels, end: Levels) -> PerFrame:
         return jnp.zeros_like(start.t)
 
-    def extend(self, keys: Keys, z: Frames, levels: Levels, num_new: int) -> Frames:
+    def frozen(self, start: Levels, end: Levels) -> Bool[Array, "b f"]:
+        return start.t == end.t
+
+    def noise(self, eps: Frames, levels: Levels) -> Frames:
+        return jnp.zeros_like(eps)
+
+    def extend(
+        self,
+        z: Frames,
+        noise: Frames | None,
+        fresh: Frames,
+        levels: Levels,
+        num_new: int,
+        missing: float | Array = 0.0,
+    ) -> Frames:
         """The last frames of z as context, then num_new frames of zeros."""
         return jnp.concatenate([z[:, num_new:], jnp.zeros_like(z[:, :num_new])], axis=1)
 

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 from dydiff_jax.diffusion.process import Keys, Process, white_noise
 from dydiff_jax.types import Array, Denoiser, Frames, Levels, PerFrame
@@ -29,7 +29,7 @@ class Sampler:
 
     Attributes:
       method: the update.
-      steps: N, network evaluations.
+      steps: N, network evaluations that every frame receives: those of a window whose frames share one time.
       grid: "uniform" in t from the largest start of the process to 0; or "released", t = (i + 1)/1000 for
         i = 1, 1 + 1000/N, 1 + 2000/N, ... downwards (0.982 first at N = 50), then 0.
       churn: strength of the fresh noise in [0, 1]; read by "ancestral" only.
@@ -81,17 +81,38 @@ def grid_for(process: Process, sampler: Sampler) -> Float[np.ndarray, "n"]:
 
 
 class State(NamedTuple):
-    """What a sampler carries: the frames, and the last estimate of x0 with the frames' times it was made at.
+    """What a sampler carries: the frames, and the last estimate of (x0, eps) with the levels it was made at.
 
     Attributes:
       z: corrupted frames [b, p + k, h, w, c].
       x0: the last estimate, of the same shape.
-      t: [b, p + k]; equal to the present time where there is no estimate yet.
+      eps: the last estimate, before any fresh noise.
+      levels: of the last estimate; the present ones where there is no estimate yet.
     """
 
     z: Array
     x0: Array
-    t: Array
+    eps: Array
+    levels: Levels
+
+
+class Steps(NamedTuple):
+    """Steps of a sampler.
+
+    Attributes:
+      number: [n], of each step since the start of the forecast: it tells the noise of one step from another's.
+      start: [n], the window time at which the network is evaluated.
+      end: [n], the window time after the step.
+    """
+
+    number: Array
+    start: Array
+    end: Array
+
+
+def steps_of(taus: Float[Array, "n"], first: int | Array = 0) -> Steps:
+    """The steps from taus[0] to taus[-1], numbered from ``first``."""
+    return Steps(first + jnp.arange(len(taus) - 1), taus[:-1], taus[1:])
 
 
 def sample(
@@ -114,16 +135,37 @@ def sample(
     Raises:
       ValueError: context has another number of frames than the process, or the grid starts too high for it.
     """
+    check_context(process, context)
+    if process.stride != process.num_forecast:
+        raise ValueError(
+            f"process: expected one that finishes its {process.num_forecast} frames together, found a stride of "
+            f"{process.stride}; use rollout.py"
+        )
+    taus = jnp.asarray(grid_for(process, sampler), context.dtype)
+    noise_keys, step_keys = split_keys(keys)
+    state = begin(noise_keys, process, context, taus[0])
+    return integrate(step_keys, process, denoise, state, steps_of(taus), sampler).z
+
+
+def check_context(process: Process, context: Float[Array, "b p h w c"]) -> None:
+    """Raises ValueError unless context has as many frames as the process asks for."""
     if context.shape[1] != process.num_context:
         raise ValueError(f"context: expected {process.num_context} frames, found shape {context.shape}")
-    taus = grid_for(process, sampler)
+
+
+def split_keys(keys: Keys) -> tuple[Keys, Keys]:
+    """A key for the noise that enters and a key for that of the steps, for each example."""
+    return tuple(jax.vmap(jax.random.split)(keys).T)
+
+
+def begin(noise_keys: Keys, process: Process, context: Float[Array, "b p h w c"], tau: Array) -> State:
+    """The context, then the prior at window time tau."""
     batch = context.shape[0]
-    noise_keys, step_keys = jax.vmap(jax.random.split)(keys).T
-    start = process.levels(jnp.full((batch,), taus[0], context.dtype), jnp.zeros((batch,), bool))
+    levels = process.levels(jnp.full((batch,), tau, context.dtype), jnp.zeros((batch,), bool))
     room = jnp.zeros((batch, process.num_forecast, *context.shape[2:]), context.dtype)
-    z = process.extend(noise_keys, jnp.concatenate([room, context], axis=1), start, process.num_forecast)
-    state = State(z, jnp.zeros_like(z), start.t)
-    return integrate(step_keys, process, denoise, state, jnp.asarray(taus, z.dtype), sampler).z
+    window = jnp.concatenate([room, context], axis=1)
+    z = process.extend(window, None, white_noise(noise_keys, window), levels, process.num_forecast)
+    return State(z, jnp.zeros_like(z), jnp.zeros_like(z), levels)
 
 
 def integrate(
@@ -131,39 +173,42 @@ def integrate(
     process: Process,
     denoise: Denoiser,
     state: State,
-    taus: Float[Array, "n"],
+    steps: Steps,
     sampler: Sampler,
-    sliding: Bool[Array, "b"] | None = None,
+    sliding: Bool[Array, ""] | bool = False,
 ) -> State:
-    """Carry frames along any decreasing grid of window times, from taus[0] to taus[-1], in one ``lax.scan``.
+    """Carry frames along any decreasing grid of window times, in one ``lax.scan``.
 
     Args:
       keys: a typed key for each example.
       process: the corruption.
       denoise: (z, logsnr) to the prediction.
-      state: frames at taus[0]. A state returned by an earlier call continues its history of estimates.
-      taus: [steps + 1] window times; the grid of ``sampler`` is not read.
+      state: frames at the first of the times. A state returned by an earlier call continues its history.
+      steps: window times; the grid of ``sampler`` is not read.
       sampler: method and churn.
-      sliding: kind of window of each example; none slides by default.
+      sliding: whether the window slides, which a synchronous clock does not read.
 
     Returns:
-      The state at taus[-1].
+      The state at the last of the times.
     """
     batch = state.z.shape[0]
-    sliding = jnp.zeros((batch,), bool) if sliding is None else sliding
+    sliding = jnp.broadcast_to(sliding, (batch,))
 
     def step(state, inputs):
-        index, tau_start, tau_end = inputs
-        start = process.levels(jnp.broadcast_to(tau_start, (batch,)), sliding)
-        end = process.levels(jnp.broadcast_to(tau_end, (batch,)), sliding)
+        start = process.levels(jnp.broadcast_to(inputs.start, (batch,)), sliding)
+        end = process.levels(jnp.broadcast_to(inputs.end, (batch,)), sliding)
         prediction = denoise(state.z, process.logsnr(start)).astype(state.z.dtype)
         fresh = jnp.zeros_like(state.z)
         if sampler.method == "ancestral":
-            fresh = white_noise(jax.vmap(jax.random.fold_in, (0, None))(keys, index), state.z)
+            fresh = white_noise(fold(keys, inputs.number), state.z)
         return update(process, sampler, state, prediction, fresh, start, end), None
 
-    steps = (jnp.arange(len(taus) - 1), taus[:-1], taus[1:])
     return jax.lax.scan(step, state, steps)[0]
+
+
+def fold(keys: Keys, number: Array) -> Keys:
+    """A key for each example that depends on a number too."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
 def update(
@@ -176,26 +221,28 @@ def update(
     end: Levels,
 ) -> State:
     """One step between levels, given the prediction at ``start`` and, for "ancestral", fresh white noise."""
-    x0, eps = process.recover(state.z, prediction, start)
-    best = x0
+    x0, estimate = process.recover(state.z, prediction, start)
+    best, eps = x0, estimate
     if sampler.method == "ancestral":
         rho2 = sampler.churn**2 * _over_pixels(process.renewal(start, end))
         eps = jnp.sqrt(1 - rho2) * eps + jnp.sqrt(rho2) * fresh
     if sampler.method == "dpmpp_2m":
-        weight = _over_pixels(_extrapolation(state.t, start.t, end.t))
+        weight = _over_pixels(_extrapolation(state.levels.t, start.t, end.t))
         best = (1 + weight) * x0 - weight * state.x0
         eps = process.residual(state.z, best, start)
-    return State(process.forward(best, eps, end), x0, start.t)
+    z = jnp.where(_over_pixels(process.frozen(start, end)), state.z, process.forward(best, eps, end))
+    return State(z, x0, estimate, start)
 
 
 def _extrapolation(previous: PerFrame, t: PerFrame, s: PerFrame) -> PerFrame:
     """Weight of x0 - x0_previous: (t - s) / (2 (t_previous - t)), to the middle of the step from t to s.
 
-    0 at the last step of a frame (s = 0), where the frame did not move, and without a previous estimate.
+    0 at the last step of a frame (s = 0), where the frame did not move but by rounding, and without a previous
+    estimate.
     """
-    usable = (previous > t) & (s > 0)
+    usable = (previous - t > 0.01 * (t - s)) & (s > 0)
     return jnp.where(usable, 0.5 * (t - s) / jnp.where(usable, previous - t, 1), 0)
 
 
-def _over_pixels(per_frame: PerFrame) -> Float[jax.Array, "b f 1 1 1"]:
+def _over_pixels(per_frame: Shaped[Array, "b f"]) -> Shaped[Array, "b f 1 1 1"]:
     return per_frame[:, :, None, None, None]

@@ -13,13 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import linen as nn
-from jax.sharding import PartitionSpec
 from jaxtyping import Float
 
+from dydiff_jax.placement import constrain_batch
 from dydiff_jax.types import Array
 
-#: Mesh axes that share the batch.
-BATCH_AXES = ("data", "fsdp")
 #: The network sees log SNR within these bounds; t = 0 and t = 1 have +inf and -inf.
 LOGSNR_BOUND = 20.0
 #: Base of the rotary frequencies: wavelengths from 2 pi to 2 pi * ROTARY_BASE tokens.
@@ -30,19 +28,6 @@ Attend = Literal["einsum", "xla", "cudnn"]
 TOKENS = {"space": "(b f) (h w)", "time": "(b h w) f", "joint": "b (f h w)"}
 #: Axes of [f h w] along which the tokens of a kind of attention differ.
 POSITION_AXES = {"space": (1, 2), "time": (0,), "joint": (0, 1, 2)}
-
-
-def constrain_batch(x: Array) -> Array:
-    """Shards axis 0 over the batch axes of the mesh in use, and no other axis.
-
-    Without a mesh (``jax.set_mesh``), or where the axis does not divide, x is returned as it is. XLA computes
-    wrong kernel gradients for a convolution whose space is sharded, so each one sits between two of these.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(name for name in BATCH_AXES if name in mesh.axis_names)
-    if not axes or x.shape[0] % math.prod(mesh.shape[name] for name in axes):
-        return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
 
 
 def sinusoid(

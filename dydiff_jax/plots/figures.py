@@ -28,7 +28,7 @@ def forecast_figure(forecast: Forecast) -> Figure:
     if len(forecast.ensemble) > 1:
         rows.append(("spread", forecast.spread, "spread"))
     rows.append((f"{rows[1][0]}\n- truth", forecast.mean - forecast.truth, "residual"))
-    columns = _columns(len(forecast.times) - 1)
+    columns = _columns(len(forecast.times), known=min(1, len(forecast.context)))
     width, height = panel_size(forecast)
     page = Page(MARGIN + len(columns) * width + 1.0, 0.6 + len(rows) * height)
     for row, (name, frames, scale) in enumerate(rows):
@@ -38,7 +38,7 @@ def forecast_figure(forecast: Forecast) -> Figure:
         axes[0].set_ylabel(name)
         if row == 0:
             for axis, i in zip(axes, columns, strict=True):
-                axis.set_title(f"+{forecast.times[i]:.4g}" if i else "context", fontsize=10)
+                axis.set_title(f"+{time:.4g}" if (time := forecast.times[i]) else "context", fontsize=10)
         span, label = (row + 1, forecast.label) if scale == "field" else (1, forecast.unit)
         if row >= len(fields) - 1:
             bar = page.axes(page.width - 0.95, low + GAP, 0.12, span * height - 3 * GAP)
@@ -47,9 +47,10 @@ def forecast_figure(forecast: Forecast) -> Figure:
     return page.figure
 
 
-def _columns(leads: int) -> list[int]:
-    """The last context frame, 0, and up to MAX_LEADS of the leads, evenly spaced with first and last."""
-    return [0, *np.unique(np.linspace(1, leads, min(leads, MAX_LEADS)).round().astype(int))]
+def _columns(frames: int, known: int) -> list[int]:
+    """The last context frame, if there is one, and up to MAX_LEADS of the leads, evenly spaced with first and last."""
+    leads = np.linspace(known, frames - 1, min(frames - known, MAX_LEADS))
+    return [*range(known), *np.unique(leads.round().astype(int))]
 
 
 def _plain_axes(axis: Axes, **labels: str) -> None:

@@ -18,9 +18,9 @@ class Forecast(NamedTuple):
 
     Attributes:
       context: frames [p, h, w], the last one at time 0.
-      truth: [1 + k, h, w], from the last context frame on; None if unknown.
-      ensemble: [e, 1 + k, h, w], each member from the last context frame on.
-      times: [1 + k], in `time_unit`.
+      truth: [1 + k, h, w], from the last context frame on; None if unknown. Without context (p = 0) [k, h, w].
+      ensemble: [e, 1 + k, h, w], each member from the last context frame on; without context [e, k, h, w].
+      times: [1 + k] or [k], in `time_unit`.
       interval: time from a frame to the next.
       field: its name.
       unit: of the field.
@@ -134,7 +134,7 @@ def _select(
         context=context,
         truth=np.concatenate([start, arrays["truth"][select]]) if "truth" in arrays else None,
         ensemble=np.concatenate([starts, members], axis=1),
-        times=np.asarray([0, *info["leads"]]) * info["interval"],
+        times=np.asarray([0] * len(start) + list(info["leads"])) * info["interval"],
         interval=info["interval"],
         field=field,
         unit=info["unit"],

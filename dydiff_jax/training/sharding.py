@@ -18,12 +18,13 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from dydiff_jax.placement import BATCH_AXES
 from dydiff_jax.types import Batch
 
 AXES = ("data", "fsdp", "tensor")
 
 #: Every array of a batch is split along its first dimension.
-BATCH_SPEC = P(("data", "fsdp"))
+BATCH_SPEC = P(BATCH_AXES)
 
 #: (pattern searched in the path of a leaf, mesh axes of its last dimensions: inputs, outputs); the first
 #: match decides. Replicated are leading dimensions (layers of a scan, the window of a convolution), leaves

@@ -165,3 +165,25 @@ def test_a_batch_of_all_windows_stacks_them_in_order():
     batch = windows.batch()
     assert batch.actions is None and batch.static is None
     np.testing.assert_array_equal(batch.frames, np.stack([windows[i].frames for i in range(5)]))
+
+
+@pytest.mark.parametrize("split", ["time", "trajectory"])
+def test_a_horizon_lengthens_test_windows_and_leaves_the_training_part_as_it_is(split):
+    options = WindowOptions(**OPTIONS | dict(split=split))
+    data = counting(lengths=(60, 60, 60))
+    plain, long = make_splits(data, options), make_splits(data, options, horizon=9)
+    np.testing.assert_array_equal(long.train.places, plain.train.places)
+    np.testing.assert_array_equal(plain.test.places, make_splits(data, options, horizon=1).test.places)
+    assert long.train.cut.frames == 3 and long.test.cut.frames == long.reference.cut.frames == 2 + 9
+
+    def frames(windows):
+        return {(place[0], place[1] + i) for place in windows.places for i in range(windows.cut.frames)}
+
+    assert frames(long.test) == frames(plain.test), "the same test frames, in longer windows"
+    assert frames(long.reference) <= frames(long.train)
+    assert not frames(long.test) & frames(long.train)
+
+
+def test_a_horizon_that_no_test_window_holds_is_refused():
+    with pytest.raises(ValueError, match="the test part holds no window of 100 frames"):
+        make_splits(counting(lengths=(60, 60, 60)), WindowOptions(**OPTIONS), horizon=98)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dydiff_jax.diffusion.sampler import State, integrate, update
+from dydiff_jax.diffusion.sampler import State, integrate, steps_of, update
 
 
 def chain_matrix(gamma, size, xp=np):
@@ -89,7 +89,8 @@ def sampled_law(process, truth, sampler, eta, taus):
     denoise = exact_denoiser(process, truth, context, eta)
     levels = process.levels(jnp.full((p + f,), taus[0]), jnp.zeros((p + f,), bool))
     keys = jax.random.split(jax.random.key(0), p + f)
-    state = integrate(keys, process, denoise, State(z, jnp.zeros_like(z), levels.t), taus, sampler)
+    state = State(z, jnp.zeros_like(z), jnp.zeros_like(z), levels)
+    state = integrate(keys, process, denoise, state, steps_of(taus), sampler)
     out = state.z[:, :, 0, 0, 0]
     return out[:p].T, out[p:].T @ out[p:]
 
@@ -106,7 +107,7 @@ def _propagate(process, truth, sampler, eta, taus, mean, covariance):
         stay = jnp.zeros(len(inputs), bool)
         start, end = (process.levels(jnp.full(len(inputs), tau), stay) for tau in interval)
         prediction = denoise(z, process.logsnr(start))
-        state = State(z, jnp.zeros_like(z), start.t)
+        state = State(z, jnp.zeros_like(z), jnp.zeros_like(z), start)
         out = update(process, sampler, state, prediction, fresh, start, end).z[:, :, 0, 0, 0].T
         of_context, of_z, of_fresh = out[:, :p], out[:, p : p + f], out[:, p + f :]
         return (of_context + of_z @ mean, of_z @ covariance @ of_z.T + of_fresh @ of_fresh.T), None

@@ -9,7 +9,7 @@ import pytest
 from gaussian import AutoRegression, chain_matrix, corruption_matrices, exact_denoiser
 
 from dydiff_jax.diffusion import Cosine, Dynamical, LinearBeta, Regression, Standard
-from dydiff_jax.diffusion.process import Process, white_noise
+from dydiff_jax.diffusion.process import Process
 
 P, K = 2, 4
 KEYS = jax.random.split(jax.random.key(0), 3)
@@ -169,13 +169,14 @@ def test_clean_windows_are_frozen_bit_for_bit(prediction):
 def test_extend_keeps_the_last_context_and_appends_the_prior_chain(eta, context, x64):
     process, window = make(eta, context=context), draw(0)
     levels = levels_at(process, np.ones(3))
-    z = jax.jit(process.extend, static_argnums=3)(KEYS, window, levels, K)
+    fresh = draw(1)
+    z = jax.jit(process.extend, static_argnums=4)(window, None, fresh, levels, K)
     m = process.num_clean
     np.testing.assert_array_equal(z[:, :m], window[:, K:][:, :m])
-    expected = over_frames(chain_matrix(1 - eta, P + K - m), np.asarray(white_noise(KEYS, window))[:, m:])
+    expected = over_frames(chain_matrix(1 - eta, P + K - m), fresh[:, m:])
     np.testing.assert_allclose(z[:, m:], expected, rtol=1e-12, atol=1e-13)
     with pytest.raises(ValueError, match=r"^num_new"):
-        process.extend(KEYS, window, levels, 1)
+        process.extend(window, None, fresh, levels, 1)
 
 
 def test_renewal_is_one_minus_the_ratio_of_snr_and_never_for_frames_that_stand_still(x64):
@@ -207,7 +208,7 @@ def test_regression_sees_the_context_and_zeros():
     np.testing.assert_array_equal(recovered[:2, P:], eps[:2, P:])
     np.testing.assert_array_equal(recovered[:2, :P], x0[:2, :P])
     np.testing.assert_array_equal(noise, 0)
-    following = process.extend(KEYS, x0, levels, K)
+    following = process.extend(x0, None, eps, levels, K)
     np.testing.assert_array_equal(following[:, :P], x0[:, K:])
     np.testing.assert_array_equal(following[:, P:], 0)
 

@@ -10,7 +10,7 @@ from gaussian import corruption_matrices
 from networks import random_network
 
 from dydiff_jax.diffusion import Cosine, Dynamical, Regression, Sampler, Standard, sample
-from dydiff_jax.diffusion.sampler import State, integrate, update
+from dydiff_jax.diffusion.sampler import State, integrate, steps_of, update
 
 P, K, B = 2, 4, 3
 KEYS = jax.random.split(jax.random.key(0), B)
@@ -37,11 +37,12 @@ def sampled(process, sampler, keys, context):
 
 @partial(jax.jit, static_argnums=(0, 1))
 def integrated(process, sampler, state, taus):
-    return integrate(KEYS, process, NETWORK, state, taus, sampler)
+    return integrate(KEYS, process, NETWORK, state, steps_of(taus), sampler)
 
 
 def noise_state(process, tau):
-    return State(draw(0), np.zeros((B, P + K, 3, 3, 1)), levels_at(process, tau).t)
+    nothing = np.zeros((B, P + K, 3, 3, 1))
+    return State(draw(0), nothing, nothing, levels_at(process, tau))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -49,7 +50,7 @@ def one_step(process, sampler, times, x0_previous, fresh):
     """(z, x0, eps, result) of one update from t to s, times = (previous, t, s), for a random prediction."""
     z, prediction = draw(0), draw(1)
     history, start, end = (levels_at(process, time) for time in times)
-    out = update(process, sampler, State(z, x0_previous, history.t), prediction, fresh, start, end)
+    out = update(process, sampler, State(z, x0_previous, z, history), prediction, fresh, start, end)
     return z, *process.recover(z, prediction, start), out.z
 
 
@@ -174,7 +175,7 @@ def test_a_window_can_be_integrated_in_two_calls(x64):
     whole = integrated(process, sampler, start, taus).z
     half = integrated(process, sampler, start, taus[:5])
     np.testing.assert_allclose(integrated(process, sampler, half, taus[4:]).z, whole, rtol=1e-12, atol=1e-13)
-    forgotten = integrated(process, sampler, half._replace(t=levels_at(process, 0.5).t), taus[4:]).z
+    forgotten = integrated(process, sampler, half._replace(levels=levels_at(process, 0.5)), taus[4:]).z
     assert np.abs(forgotten - whole).max() > 1e-3
 
 

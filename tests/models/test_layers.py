@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 from small_uvit import init
 
 from dydiff_jax.models import layers
+from dydiff_jax.placement import constrain_batch
 
 B, F, H, W, C, E, D = 2, 3, 4, 5, 16, 8, 8
 RNG = np.random.default_rng(0)
@@ -186,8 +187,8 @@ def test_constraint_shards_the_batch_alone():
     mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
     spaced = jax.device_put(jnp.zeros((8, 4, 4, 1)), jax.NamedSharding(mesh, P("data", "tensor")))
     with jax.set_mesh(mesh):
-        found = jax.jit(layers.constrain_batch)(spaced)
-        odd = jax.jit(layers.constrain_batch)(jnp.zeros((3, 4)))
+        found = jax.jit(constrain_batch)(spaced)
+        odd = jax.jit(constrain_batch)(jnp.zeros((3, 4)))
     assert found.sharding.is_equivalent_to(jax.NamedSharding(mesh, P(("data", "fsdp"))), 4)
     assert odd.shape == (3, 4)
-    assert jax.jit(layers.constrain_batch)(spaced[:3]).shape == (3, 4, 4, 1), "without a mesh nothing happens"
+    assert jax.jit(constrain_batch)(spaced[:3]).shape == (3, 4, 4, 1), "without a mesh nothing happens"

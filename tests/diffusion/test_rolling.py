@@ -1,0 +1,436 @@
+"""The rolling clocks, the levels and losses of rolling processes, and what they are in special cases."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rollout_law
+
+from dydiff_jax.diffusion import Cosine, Dynamical, LinearBeta, Sampler, Standard, diffusion_loss
+from dydiff_jax.diffusion.process import Process
+from dydiff_jax.diffusion.rolling import Rolling, local_times
+from dydiff_jax.diffusion.rolling_dynamical import RollingDynamical
+from dydiff_jax.diffusion.sampler import State, update
+from dydiff_jax.types import Levels
+
+P, K, B = 2, 4, 3
+CLOCKS = ("lin", "init", "init_rescaled")
+WINDOWS = [(window, clean) for window in range(1, 25) for clean in range(window)]
+TAUS = np.array([0.0, 0.05, 0.25, 0.3, 0.5, 0.75, 1.0])
+
+
+def draw(seed, frames=P + K, dtype=np.float64):
+    return np.random.default_rng(seed).standard_normal((B, frames, 2, 2, 1)).astype(dtype)
+
+
+def make(eta=0.5, **options):
+    return RollingDynamical(Cosine(), P, K, eta=eta, **options) if eta else Rolling(Cosine(), P, K, **options)
+
+
+def levels_at(process, tau, sliding):
+    tau = np.broadcast_to(np.asarray(tau, np.float64), (B,))
+    return process.levels(tau, np.broadcast_to(sliding, (B,)))
+
+
+# The clocks.
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_sliding_window_repeats_itself_and_the_clocks_join_bit_for_bit(dtype, x64):
+    ends = np.array([0, 1], dtype)
+    for window, clean in WINDOWS:
+        lin, init, rescaled = (np.asarray(local_times(ends, window, clean, kind)) for kind in CLOCKS)
+        assert lin.dtype == dtype
+        np.testing.assert_array_equal(lin[0, clean + 1 :], lin[1, clean:-1])
+        np.testing.assert_array_equal(lin[0, : clean + 1], 0)
+        assert lin[1, -1] == 1
+        for begin in (init, rescaled):
+            np.testing.assert_array_equal(begin[0], lin[0])
+            np.testing.assert_array_equal(begin[1], np.arange(window) >= clean)
+
+
+def test_compiled_clocks_join_bit_for_bit():
+    """In float32; a compiler that replaces a quotient by a product would shift them by a rounding."""
+    pairs = [(6, 0), (7, 2), (11, 1), (12, 2), (43, 2)]
+
+    @jax.jit
+    def run(ends):
+        return [[local_times(ends, *pair, kind) for kind in CLOCKS] for pair in pairs]
+
+    for (_, clean), (lin, init, rescaled) in zip(pairs, run(np.array([0, 1], np.float32)), strict=True):
+        np.testing.assert_array_equal(lin[0, clean + 1 :], lin[1, clean:-1])
+        assert lin[1, -1] == 1
+        np.testing.assert_array_equal(init[0], lin[0])
+        np.testing.assert_array_equal(rescaled[0], lin[0])
+
+
+def test_clocks_are_their_formulas(x64):
+    for window, clean in WINDOWS[::7]:
+        place = np.arange(window) - clean
+        u = place / (window - clean)
+        expected = {
+            "lin": np.clip((place + TAUS[:, None]) / (window - clean), 0, 1),
+            "init": np.where(place < 0, 0, np.clip(u + TAUS[:, None], 0, 1)),
+            "init_rescaled": np.where(place < 0, 0, u + TAUS[:, None] * (1 - u)),
+        }
+        for kind in CLOCKS:
+            t = np.asarray(local_times(TAUS, window, clean, kind))
+            np.testing.assert_allclose(t, expected[kind], rtol=0, atol=4e-16)
+            np.testing.assert_array_equal(t[:, :clean], 0)
+            assert np.all(np.diff(t, axis=0) >= 0) and np.all(np.diff(t, axis=1) >= 0)
+        sliding = local_times(TAUS / (window - clean), window, clean, "init")
+        np.testing.assert_allclose(sliding, expected["lin"], rtol=0, atol=4e-16)
+
+
+def test_a_window_of_one_corrupted_frame_has_the_time_of_its_window(x64):
+    for kind in CLOCKS:
+        for clean in (0, 3):
+            t = local_times(TAUS, clean + 1, clean, kind)
+            np.testing.assert_allclose(t[:, -1], TAUS, rtol=1e-15, atol=0)
+            np.testing.assert_array_equal(t[:, :-1], 0)
+
+
+def test_clocks_take_any_batch_shape():
+    t = local_times(np.full((2, 3), 0.5, np.float32), 6, 2, "lin")
+    np.testing.assert_allclose(t, np.broadcast_to([0, 0, 0.125, 0.375, 0.625, 0.875], (2, 3, 6)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((2, 2, "lin"), r"^window: expected more frames than the 2 of its context.*found 2"),
+        ((2, 3, "init"), r"^window: .*3.*found 2"),
+        ((2, -1, "lin"), r"^window: "),
+        ((2, 1, "linear"), r'^kind: expected "lin", "init" or "init_rescaled", found "linear"'),
+    ],
+)
+def test_bad_clocks_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        local_times.__wrapped__(np.zeros(1, np.float32), *arguments)
+
+
+# Levels.
+
+
+@pytest.mark.parametrize("eta", [0, 0.5])
+@pytest.mark.parametrize("clock", ["init", "init_rescaled"])
+def test_levels_of_windows_that_slide_and_that_begin(clock, eta, x64):
+    """Times of the chosen clock in each example; loss where the time moves; gamma of the frame's own time."""
+    process = make(eta, clock=clock)
+    assert isinstance(process, Process)
+    assert (process.stride, process.num_frames, process.sliding_rate) == (1, P + K, 0.1)
+    u = (np.arange(P + K) - P) / K
+    for tau in (0.05, 0.25, 0.3, 0.5, 0.75, 1.0):
+        sliding = np.array([True, False, True])
+        levels = levels_at(process, tau, sliding)
+        forecast = u >= 0
+        moving = {"init": forecast & (u + tau <= 1), "init_rescaled": forecast}[clock]
+        for row, (kind, active) in enumerate([("lin", forecast), (clock, moving), ("lin", forecast)]):
+            np.testing.assert_array_equal(levels.t[row], local_times(np.array(tau), P + K, P, kind))
+            np.testing.assert_array_equal(levels.active[row], active)
+        gamma = 1 - eta * np.sin(np.pi * np.asarray(levels.t) / 2) ** 2
+        np.testing.assert_allclose(levels.gamma, gamma, rtol=1e-14)
+        np.testing.assert_array_equal(levels.gamma[:, :P], 1)
+        np.testing.assert_array_equal(process.logsnr(levels)[:, :P], np.inf)
+
+
+@pytest.mark.parametrize("eta", [0, 0.5])
+@pytest.mark.parametrize("clock", ["init", "init_rescaled"])
+def test_active_frames_are_those_whose_time_falls_with_tau(clock, eta, x64):
+    """The definition, from the times alone: a little earlier, these frames are less noisy, and no others."""
+    process = make(eta, clock=clock)
+    for sliding in (False, True):
+        for tau in (0.03, 0.25, 0.5, 0.8, 1.0):
+            here, sooner = (levels_at(process, time, sliding) for time in (tau, tau - 1e-6))
+            np.testing.assert_array_equal(here.active, np.asarray(here.t - sooner.t) > 1e-8)
+
+
+def test_every_window_has_loss_somewhere():
+    smallest = np.float32(2**-24)  # of 1 - u with u uniform in [0, 1) in float32
+    taus = np.append(np.random.default_rng(0).uniform(0, 1, 400), [smallest, 1]).astype(np.float32)
+    for k in (1, 2, 5, 24):
+        for clock in ("init", "init_rescaled"):
+            for sliding in (False, True):
+                levels = Rolling(Cosine(), 1, k, clock=clock).levels(taus, np.full(len(taus), sliding))
+                assert np.all(np.any(levels.active, axis=1))
+                assert not np.any(levels.active[:, :1])
+
+
+# The loss.
+
+
+def test_loss_is_the_mean_over_the_active_frames_of_a_window_then_over_windows(x64):
+    process, x0 = make(0, prediction="x0", p_lin=0.5), draw(0)
+    keys, seen = jax.random.split(jax.random.key(5), B), []
+
+    def constant(z, logsnr):
+        seen.append(np.asarray(logsnr))
+        return jnp.full_like(z, 0.7)
+
+    loss, aux = diffusion_loss(keys, process, constant, x0)
+    t = 2 / np.pi * np.arctan(np.exp(-seen[0] / 2))
+    sliding = np.isclose(t[:, P], aux["tau"] / K)
+    assert len(set(sliding)) == 2
+    expected = []
+    for row in range(B):
+        last = P + (K if sliding[row] else int(np.floor(K * (1 - aux["tau"][row]))) + 1)
+        assert sliding[row] or last < P + K
+        expected.append(np.mean((x0[row, P:last] - 0.7) ** 2))
+    np.testing.assert_allclose(aux["loss_per_example"], expected, rtol=1e-12)
+    np.testing.assert_allclose(loss, np.mean(expected), rtol=1e-12)
+
+
+@partial(jax.jit, static_argnums=0)
+def drawn(process, keys, x0):
+    """(tau, log SNR) that the loss draws."""
+    seen = []
+    _, aux = diffusion_loss(keys, process, lambda z, logsnr: seen.append(logsnr) or z, x0)
+    return aux["tau"], seen[0]
+
+
+@pytest.mark.parametrize("p_lin", [0.0, 0.3])
+def test_sliding_windows_are_drawn_for_each_example_at_their_rate(p_lin):
+    number, process = 4000, Rolling(Cosine(), 1, K, p_lin=p_lin)
+    keys, x0 = jax.random.split(jax.random.key(1), number), np.zeros((number, 1 + K, 1, 1, 1), np.float32)
+    tau, logsnr = (np.asarray(draws) for draws in drawn(process, keys, x0))
+    first = 2 / np.pi * np.arctan(np.exp(-logsnr[:, 1] / 2))  # tau / K or tau
+    sliding = first < 0.6 * tau
+    np.testing.assert_allclose(first, np.where(sliding, tau / K, tau), rtol=1e-4)
+    assert abs(sliding.mean() - p_lin) <= 4 * np.sqrt(p_lin * (1 - p_lin) / number)
+    if p_lin:  # the kind of window and its time are drawn apart
+        assert abs(tau[sliding].mean() - 0.5) < 4 * np.sqrt(1 / 12 / sliding.sum())
+    part = drawn(process, keys[7:27], x0[7:27])
+    np.testing.assert_array_equal(part[0], tau[7:27])
+    np.testing.assert_array_equal(part[1], logsnr[7:27])
+
+
+# Special cases.
+
+
+def test_eta_zero_is_rolling_diffusion_bit_for_bit():
+    x0, eps, fresh = (draw(seed, dtype=np.float32) for seed in (0, 1, 2))
+    tau, sliding = np.array([0.05, 0.6, 1.0], np.float32), np.array([False, True, False])
+
+    @partial(jax.jit, static_argnums=0)
+    def everything(process):
+        levels, later = process.levels(tau, sliding), process.levels(tau / 2, sliding)
+        return (
+            levels,
+            [
+                getattr(process, name)(x0, eps, levels)
+                for name in ("forward", "target", "recover", "residual")
+            ],
+            process.noise(eps, levels),
+            process.renewal(levels, later),
+            process.frozen(levels, later),
+            process.extend(x0, eps, fresh, levels, 1, 0.3),
+            process.extend(x0, None, fresh, levels, K),
+        )
+
+    for options in ({}, {"prediction": "x0", "clock": "init_rescaled"}):
+        ours = everything(RollingDynamical(Cosine(), P, K, eta=0.0, **options))
+        jax.tree.map(np.testing.assert_array_equal, ours, everything(make(0, **options)))
+
+
+@pytest.mark.parametrize("eta", [0, 0.5])
+def test_frames_that_share_one_time_are_those_of_a_synchronous_process(eta, x64):
+    """Forward, target, recover and residual read nothing of the clock but the levels."""
+    x0, eps = draw(0), draw(1)
+    synchronous = Dynamical(Cosine(), P, K, eta=eta) if eta else Standard(Cosine(), P, K)
+    levels = levels_at(synchronous, [0.2, 0.7, 1.0], False)
+
+    @partial(jax.jit, static_argnums=0)
+    def everything(process):
+        z = process.forward(x0, eps, levels)
+        return (
+            z,
+            process.target(x0, eps, levels),
+            process.recover(z, eps, levels),
+            process.residual(z, eps, levels),
+        )
+
+    jax.tree.map(np.testing.assert_array_equal, everything(make(eta)), everything(synchronous))
+
+
+@pytest.mark.parametrize("eta", [0, 0.5, 0.9])
+def test_forward_equals_the_matrices_and_recover_inverts_it(eta, x64):
+    """A gamma for each frame; the data chain runs on from raw context, the noise chain starts behind it."""
+    process, x0, eps = make(eta), draw(0), draw(1)
+    for sliding in (False, True):
+        levels = levels_at(process, [0.05, 0.5, 1.0], sliding)
+        z = process.forward(x0, eps, levels)
+        for row in range(B):
+            alpha, sigma, data, noise = rollout_law.window_maps(process, eta, process.logsnr(levels)[row])
+            expected = np.einsum("f,fj,jhwc->fhwc", alpha, data, x0[row])
+            expected += np.einsum("f,fj,jhwc->fhwc", sigma, noise, eps[row])
+            np.testing.assert_allclose(z[row], expected, rtol=1e-11, atol=1e-12)
+        np.testing.assert_array_equal(z[:, :P], x0[:, :P])
+        back = process.recover(z, process.target(x0, eps, levels), levels)
+        np.testing.assert_allclose(back[0], x0, rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(back[1][:, P:], eps[:, P:], rtol=1e-9, atol=1e-10)
+
+
+# Frames that enter.
+
+
+def covariance_of(process, levels):
+    """Of z when frames are those of the AR(1) process and noise is white."""
+    alpha, sigma, data, noise = rollout_law.window_maps(process, process.eta, process.logsnr(levels)[0])
+    data_z, noise_z = alpha[:, None] * data, sigma[:, None] * noise
+    return data_z @ rollout_law.covariance(P + K) @ data_z.T + noise_z @ noise_z.T
+
+
+def test_moving_the_window_leaves_the_law_of_its_frames_unchanged(x64):
+    """With gamma = 1 on context: the end of one window is the start of the next, frame for frame."""
+    process = make(0.5)
+    end, start = levels_at(process, 0.0, True), levels_at(process, 1.0, True)
+    np.testing.assert_array_equal(end.t[:, 1:], start.t[:, :-1])
+    np.testing.assert_array_equal(end.gamma[:, 1:], start.gamma[:, :-1])
+    moved = covariance_of(process, end)[1:, 1:]
+    np.testing.assert_allclose(moved, covariance_of(process, start)[:-1, :-1], rtol=1e-13)
+
+
+def test_a_frame_that_enters_continues_the_chain_of_the_noise(x64):
+    """z_new = sqrt(1 - gamma(1)) n_hat + sqrt(gamma(1) + (1 - gamma(1)) missing) xi, in each channel."""
+    process, z, noise, fresh = make(0.5), draw(0), draw(1), draw(2)
+    z, noise, fresh = (np.concatenate([frames, -frames], axis=-1) for frames in (z, noise, fresh))
+    missing = np.array([0.3, 0.7])
+    out = process.extend(z, noise, fresh, levels_at(process, 1.0, True), 1, missing)
+    np.testing.assert_array_equal(out[:, :-1], z[:, 1:])
+    expected = np.sqrt(0.5) * noise[:, -1] + np.sqrt(0.5 + 0.5 * missing) * fresh[:, -1]
+    np.testing.assert_allclose(out[:, -1], expected, rtol=1e-13)
+
+
+def test_rolling_windows_move_on_and_take_pure_noise_in(x64):
+    z, noise, fresh = draw(0), draw(1), draw(2)
+    for process in (make(0), make(0.5, mix_noise=False)):
+        out = process.extend(z, noise, fresh, levels_at(process, 1.0, True), 1, 0.3)
+        np.testing.assert_array_equal(out, np.concatenate([z[:, 1:], fresh[:, -1:]], axis=1))
+
+
+def test_a_window_begins_with_the_context_and_the_prior_chain(x64):
+    z, fresh = draw(0), draw(1)
+    for eta in (0, 0.5):
+        process = make(eta)
+        out = process.extend(z, None, fresh, levels_at(process, 1.0, False), K)
+        np.testing.assert_array_equal(out[:, :P], z[:, K:])
+        chain = rollout_law.chain(np.full(K, 1 - eta)) if eta else np.eye(K)
+        np.testing.assert_allclose(out[:, P:], np.einsum("ij,bjhwc->bihwc", chain, fresh[:, P:]), rtol=1e-13)
+
+
+def test_missing_variance_is_the_conditional_variance_of_the_last_noise(x64):
+    """E|n - E[n | z]|^2 in closed form against many draws, with the exact denoiser; in each channel."""
+    process, eta, number = make(0.5), 0.5, 2000
+    rng = np.random.default_rng(0)
+    root = np.linalg.cholesky(rollout_law.covariance(P + K))
+    rows = rng.standard_normal((number, P + K, 2))
+    x0 = np.einsum("ij,njc->nic", root, rows)[:, :, None, None, :]
+    eps = rng.standard_normal(x0.shape)
+    denoise = rollout_law.exact_denoiser(process, eta)
+    measure = jax.jit(lambda tau: process.missing_variance(denoise, x0, eps, tau))
+    for tau in (0.25, 1 / 16):
+        found = measure(np.full(number, tau))
+        exact = rollout_law.missing_variance(process, eta, tau)
+        assert found.shape == (2,)
+        assert np.all(np.abs(found - exact) < 4 * exact * np.sqrt(2 / number))
+        assert exact > 0.05
+
+
+# Frames that stay.
+
+ALL_PROCESSES = [
+    Standard(LinearBeta(), P, K, "eps"),
+    Standard(Cosine(), P, K, "x0"),
+    Dynamical(Cosine(), P, K, "v"),
+    Dynamical(LinearBeta(), P, K, "eps"),
+    Rolling(LinearBeta(), P, K, "v"),
+    Rolling(Cosine(), P, K, "x0"),
+    RollingDynamical(Cosine(), P, K, "v"),
+    RollingDynamical(LinearBeta(), P, K, "x0"),
+    RollingDynamical(Cosine(), P, K, "v", mix_noise=False),
+]
+
+
+@pytest.mark.parametrize("process", ALL_PROCESSES, ids=lambda p: f"{type(p).__name__}-{p.prediction}")
+@pytest.mark.parametrize("method", ["ddim", "ancestral", "dpmpp_2m"])
+def test_frames_that_stand_still_are_left_bit_for_bit(process, method):
+    """At t = s = 0 always; at t = s where nothing is mixed, pure noise included. Whatever is predicted."""
+    before = np.float32([0, 0, 0, 0.5, 0.7, 1])
+    after = np.float32([0, 0, 0, 0.25, 0.7, 1])
+    z, prediction, x0, fresh = (draw(seed, dtype=np.float32) for seed in range(4))
+
+    @partial(jax.jit, static_argnums=(0, 1))
+    def step(process, sampler):
+        history, start, end = (
+            Levels(t, process.mixing(t), t > 0)
+            for t in (jnp.tile(t, (B, 1)) for t in (np.minimum(before + 0.1, 1), before, after))
+        )
+        return update(
+            process, sampler, State(z, 1e3 * x0, x0, history), 1e6 * prediction, fresh, start, end
+        ).z
+
+    out = np.asarray(step(process, Sampler(method)))
+    np.testing.assert_array_equal(out[:, :3], z[:, :3])
+    assert np.all(np.any(out[:, 3] != z[:, 3], axis=(1, 2, 3)))
+    if not (process.mixes_data or process.mixes_noise):
+        np.testing.assert_array_equal(out[:, 4:], z[:, 4:])
+    elif process.mixes_noise and method == "ancestral":  # churn of a frame reaches those behind it
+        assert np.all(np.any(out[:, 4:] != z[:, 4:], axis=(2, 3, 4)))
+
+
+def test_steps_that_only_rounding_makes_do_not_extrapolate(x64):
+    """A frame that waits at t = 1 to rounding has no history: its x0 must not be extrapolated."""
+    process, sampler = make(0), Sampler("dpmpp_2m")
+    z, prediction, x0 = draw(0), draw(1), draw(2)
+
+    def step(previous):
+        history, start, end = (levels_at(process, 1.0, True)._replace(t=np.tile(t, (B, 1))) for t in previous)
+        return update(process, sampler, State(z, x0, x0, history), prediction, 0 * z, start, end).z
+
+    waited, nearly = ([0, 0, 0.3, 0.5, 0.8, 1 - gap] for gap in (0, 1e-15))
+    last = [0, 0, 0.4, 0.6, 0.9, 1.0]
+    after = [0, 0, 0.2, 0.4, 0.7, 0.9]
+    close, exact = (step([np.array(t) for t in (last, now, after)]) for now in (nearly, waited))
+    np.testing.assert_allclose(close, exact, rtol=1e-11, atol=1e-12)
+
+
+def test_renewal_is_capped_where_noise_is_mixed(x64):
+    start, end = [levels_at(make(0), tau, True) for tau in (1.0, 0.9)]
+    share = np.asarray(make(0).renewal(start, end))
+    cap = 4 * np.pi * (np.asarray(start.t) - np.asarray(end.t))
+    assert np.any(share > cap) and np.any((share < cap) & (share > 0))
+    np.testing.assert_allclose(make(0.5).renewal(start, end), np.minimum(share, cap), rtol=1e-13)
+    np.testing.assert_array_equal(make(0.5, mix_noise=False).renewal(start, end), share)
+    np.testing.assert_array_equal(make(0.5).renewal(end, start), 0)
+
+
+# Refusals.
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: make(0, prediction="eps"), r'^prediction: .*expected "v" or "x0", found "eps"'),
+        (lambda: make(0.5, prediction="eps"), r"^prediction: "),
+        (lambda: make(0, context="noised"), r'^context: .*"clean".*found "noised"'),
+        (lambda: make(0.5, context="noised"), r'^context: .*"clean".*found "noised"'),
+        (lambda: RollingDynamical(Cosine(), 0, K), r"^num_context: .*at least 1 frame, found 0"),
+        (lambda: make(0, clock="init_rescaled", p_lin=0.0), r"^p_lin: .*init_rescaled.*found 0"),
+        (lambda: make(0.5, clock="init_rescaled", p_lin=0.0), r"^p_lin: .*init_rescaled.*found 0"),
+        (lambda: make(0, p_lin=1.0), r"^p_lin: .*\[0, 1\), found 1\.0"),
+        (lambda: make(0, p_lin=-0.1), r"^p_lin: .*\[0, 1\), found -0\.1"),
+        (lambda: make(0.5, p_lin=float("nan")), r"^p_lin: .*found nan"),
+        (
+            lambda: make(0.99, allow_large_eta=True),
+            r"^eta: expected at most 0\.98 with a rolling clock.*0\.99",
+        ),
+        (lambda: make(0.99), r"^eta: .*0\.99"),
+        (lambda: Rolling(Cosine(), 2, 0), r"^num_forecast: "),
+        (lambda: make(0, clock="lin"), r'^clock: expected "init" or "init_rescaled", found "lin"'),
+    ],
+)
+def test_bad_processes_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
