@@ -136,7 +136,8 @@ def get_config(method: str, size: str, schedule: str) -> ml_collections.ConfigDi
     config.sampler = dict(  # diffusion.sampler.Sampler
         method="ddim",
         steps=55,  # evaluations that every frame receives; rolling takes steps / num_forecast = 5 a shift
-        grid="uniform",
+        grid="uniform",  # or "released", of the DyDiff code
+        churn=1.0,  # strength of the fresh noise of "ancestral", in [0, 1]
     )
     if method == "regression":
         config.sampler.steps = 1

@@ -5,5 +5,6 @@ Importing the package enters every data set in `source.SOURCES`.
 
 from dydiff_jax.data import dydiff_release as dydiff_release
 from dydiff_jax.data import folder as folder
+from dydiff_jax.data import kolmogorov as kolmogorov
 from dydiff_jax.data import rayleigh_benard as rayleigh_benard
 from dydiff_jax.data import rbc_file as rbc_file

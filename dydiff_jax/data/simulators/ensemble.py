@@ -16,23 +16,32 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from dydiff_jax.data.simulators import rayleigh_benard as solver
+from dydiff_jax.data.source import SOURCES
+
+#: Trajectories that an accelerator simulates side by side; a killed run loses no more than these.
+SIDE_BY_SIDE = 256
 
 
 def simulate_missing(options, indices, workers: int) -> None:
     """Write the parts of `options` named by `indices`, with a progress bar in frames.
 
+    Args:
+      options: a `data.simulated.Simulated`.
+      workers: processes, on a CPU.
+
     Raises:
       FloatingPointError: the flow became non-finite.
       RuntimeError: a worker process failed; its last lines are in the message.
     """
-    frames = num_spin_up(options) + options.frames
-    print(f"Simulating {len(indices)} x {frames} frames of convection into {options.folder}", file=sys.stderr)
+    frames = options.spin_up_frames + options.frames
+    title = f"Simulating {len(indices)} x {frames} frames of {options.title} into {options.folder}"
+    print(title, file=sys.stderr)
     with tqdm(total=len(indices) * frames, unit="frame", smoothing=0.05) as bar:
         if jax.default_backend() == "cpu":
             run_workers(options, indices, min(workers, len(indices)), bar.update)
         else:
-            simulate(options, indices, bar.update)
+            for start in range(0, len(indices), SIDE_BY_SIDE):
+                simulate(options, indices[start : start + SIDE_BY_SIDE], bar.update)
 
 
 def simulate(options, indices, report) -> None:
@@ -41,21 +50,17 @@ def simulate(options, indices, report) -> None:
     Args:
       report: called with the number of frames that were finished since the last call.
     """
-    keys = [jax.random.fold_in(jax.random.key(options.seed), i) for i in indices]
-    starts = [solver.initial(key, options.rows, options.columns) for key in keys]
-    fluids = jax.tree.map(lambda *each: jnp.stack(each), *starts)
-
+    states = jax.tree.map(lambda *each: jnp.stack(each), *(options.initial(index) for index in indices))
     films = []
-    for count in range(num_spin_up(options) + options.frames):
-        fluids, frames = next_frames(options, fluids)
+    for count in range(options.spin_up_frames + options.frames):
+        states, frames = next_frames(options, states)
         frames = np.asarray(frames)
         if not np.isfinite(frames).all():
             raise FloatingPointError(
                 f"trajectories {list(indices)} became non-finite within {count + 1} frames of "
-                f"{options.interval} at Ra = {options.rayleigh:g} on {options.rows} x {options.columns} "
-                "cells; use more rows"
+                f"{options.interval} {options.remedy}"
             )
-        if count >= num_spin_up(options):
+        if count >= options.spin_up_frames:
             films.append(frames)
         report(len(indices))
     for index, film in zip(indices, np.stack(films, axis=1), strict=True):
@@ -63,29 +68,11 @@ def simulate(options, indices, report) -> None:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def next_frames(options, fluids: solver.Fluid) -> tuple[solver.Fluid, jax.Array]:
+def next_frames(options, states):
     """The states one interval later and their frames, [n, ...]; all at once, or on a CPU one by one."""
-    flow = solver.physics(options.rayleigh, options.prandtl)
-    together = None if jax.default_backend() == "cpu" else len(fluids.u)
-    fluids = jax.lax.map(
-        lambda fluid: solver.advance(fluid, flow, options.interval), fluids, batch_size=together
-    )
-    return fluids, jax.vmap(lambda fluid: downsample(solver.velocity(fluid), options))(fluids)
-
-
-def num_spin_up(options) -> int:
-    """Frames that are simulated and not kept."""
-    return round(options.spin_up / options.interval)
-
-
-def downsample(frame: jax.Array, options) -> jax.Array:
-    """[rows, columns, c] to [out_rows, columns out_rows / rows, c], by block means or by a stride."""
-    factor = options.rows // options.out_rows
-    if options.downsample == "stride":
-        return frame[::factor, ::factor]
-    rows, columns, channels = frame.shape
-    blocks = frame.reshape(rows // factor, factor, columns // factor, factor, channels)
-    return blocks.mean(axis=(1, 3))
+    together = None if jax.default_backend() == "cpu" else len(jax.tree.leaves(states)[0])
+    states = jax.lax.map(options.advance, states, batch_size=together)
+    return states, jax.vmap(options.frame)(states)
 
 
 def run_workers(options, indices, workers: int, report) -> None:
@@ -119,7 +106,8 @@ def start_worker(options, indices):
         "NPROC": "1",  # threads of the CPU backend
         "PYTHONPATH": os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")])),
     }
-    arguments = [json.dumps(dataclasses.asdict(options)), *(str(index) for index in indices)]
+    name = next(name for name, source in SOURCES.items() if source is type(options))
+    arguments = [name, json.dumps(dataclasses.asdict(options)), *(str(index) for index in indices)]
     process = subprocess.Popen(
         [sys.executable, "-m", "dydiff_jax.data.simulators.worker", *arguments],
         env=environment,

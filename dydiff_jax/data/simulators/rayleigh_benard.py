@@ -21,6 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dydiff_jax.data.simulators.stencils import across_x, across_y, limited_upwind, x_faces, y_faces
+
 #: No parcel gains more speed in a leg than the leg's length times the largest buoyancy, 1/2.
 LONGEST_LEG = 0.25
 
@@ -122,12 +124,12 @@ def _tendency(fluid: Fluid, physics: Physics) -> Fluid:
     u, v, theta = ghosts
     nu = physics.nu
     to_u = _balance(
-        _flux_x(u, 0.5 * (_x_faces(u, 0, -1) + _x_faces(u, 0, 0)), nu),
-        _flux_y(u, 0.5 * (_y_faces(v, 0, -1) + _y_faces(v, 0, 0)), nu),
+        _flux_x(u, 0.5 * (x_faces(u, 0, -1) + x_faces(u, 0, 0)), nu),
+        _flux_y(u, 0.5 * (y_faces(v, 0, -1) + y_faces(v, 0, 0)), nu),
     )
     to_v = _balance(
-        _flux_x(v, 0.5 * (_x_faces(u, -1, 0) + _x_faces(u, 0, 0)), nu),
-        _flux_y(v, 0.5 * (_y_faces(v, -1, 0) + _y_faces(v, 0, 0)), nu),
+        _flux_x(v, 0.5 * (x_faces(u, -1, 0) + x_faces(u, 0, 0)), nu),
+        _flux_y(v, 0.5 * (y_faces(v, -1, 0) + y_faces(v, 0, 0)), nu),
     )
     buoyancy = 0.5 * (theta[1:-3, 2:-2] + theta[2:-2, 2:-2])
     to_theta = _balance(*_theta_fluxes(ghosts, physics.kappa))
@@ -136,7 +138,7 @@ def _tendency(fluid: Fluid, physics: Physics) -> Fluid:
 
 def _theta_fluxes(ghosts, kappa):
     u, v, theta = ghosts
-    return _flux_x(theta, _x_faces(u, 0, 0), kappa), _flux_y(theta, _y_faces(v, 0, 0), kappa)
+    return _flux_x(theta, x_faces(u, 0, 0), kappa), _flux_y(theta, y_faces(v, 0, 0), kappa)
 
 
 def _ghosts(fluid: Fluid) -> Fluid:
@@ -155,38 +157,20 @@ def _ghosts(fluid: Fluid) -> Fluid:
     return jax.lax.optimization_barrier(wrapped)
 
 
-def _x_faces(a, row, column):
-    """The entries at (row, column) from each of the columns + 1 vertical faces of the grid."""
-    rows, columns = a.shape[0] - 4, a.shape[1] - 4
-    return a[2 + row : 2 + row + rows, 2 + column : 3 + column + columns]
-
-
-def _y_faces(a, row, column):
-    """The entries at (row, column) from each of the rows + 1 horizontal faces of the grid."""
-    rows, columns = a.shape[0] - 4, a.shape[1] - 4
-    return a[2 + row : 3 + row + rows, 2 + column : 2 + column + columns]
-
-
 def _flux_x(a, speed, diffusivity):
-    return _flux(speed, diffusivity * (a.shape[0] - 4), *(_x_faces(a, 0, i) for i in (-2, -1, 0, 1)))
+    return _flux(speed, diffusivity * (a.shape[0] - 4), *across_x(a))
 
 
 def _flux_y(a, speed, diffusivity):
-    return _flux(speed, diffusivity * (a.shape[0] - 4), *(_y_faces(a, i, 0) for i in (-2, -1, 0, 1)))
+    return _flux(speed, diffusivity * (a.shape[0] - 4), *across_y(a))
 
 
 def _flux(speed, conductance, far_left, left, right, far_right):
     """Flux through the face between `left` and `right`: speed c - conductance (right - left).
 
-    c is the upwind value plus half of van Leer's slope, the harmonic mean of the two differences around the
-    upwind cell, 0 at an extremum (van Leer, J. Comput. Phys. 14, 361, 1974).
+    c is the upwind value plus half of van Leer's slope.
     """
-    rightwards = speed > 0
-    upwind = jnp.where(rightwards, left, right)
-    behind = jnp.where(rightwards, left - far_left, right - far_right)
-    ahead = jnp.where(rightwards, right - left, left - right)
-    product = behind * ahead
-    half_slope = jnp.where(product > 0, product / (behind + ahead), 0.0)
+    upwind, half_slope = limited_upwind(speed, far_left, left, right, far_right)
     return speed * (upwind + half_slope) - conductance * (right - left)
 
 

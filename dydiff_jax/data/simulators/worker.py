@@ -1,16 +1,23 @@
-"""Simulates trajectories in a process of its own: `python -m ... OPTIONS INDEX...`; a dot for each frame."""
+"""Simulates trajectories in a process of its own: `python -m ... NAME OPTIONS INDEX...`; a dot for each frame."""
 
 import json
 import sys
 
-from dydiff_jax.data.rayleigh_benard import RayleighBenard
+import dydiff_jax.data  # noqa: F401, registers the data sets
 from dydiff_jax.data.simulators.ensemble import simulate
+from dydiff_jax.data.source import SOURCES
 
 
 def main(arguments: list[str]) -> None:
-    """Simulate one trajectory after the other, and write each to the cache as it is done."""
-    options = RayleighBenard(**json.loads(arguments[0]))
-    for index in arguments[1:]:
+    """Simulate one trajectory after the other, and write each to the cache as it is done.
+
+    Args:
+      arguments: the registered name of the data set, its options as JSON, and the numbers of trajectories.
+    """
+    name, text, *indices = arguments
+    given = {key: tuple(v) if isinstance(v, list) else v for key, v in json.loads(text).items()}
+    options = SOURCES[name](**given)
+    for index in indices:
         simulate(options, [int(index)], lambda frames: print("." * frames, flush=True))
 
 
