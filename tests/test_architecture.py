@@ -41,6 +41,8 @@ ALLOWED = {
     "runfiles": {"build", "config", "data", "evaluate", "training"},
     "runs": {"build", "config", "data", "evaluate", "inputs", "plots", "report", "runfiles", "training"},
     "main": {"runs", "data"},
+    "comparison": {"build", "config", "runfiles"},
+    "compare": {"comparison", "config", "data", "metrics", "plots", "runs", "training"},
 }
 
 
@@ -83,7 +85,7 @@ def test_the_table_of_imports_has_no_cycle():
 @pytest.mark.parametrize(
     "module, users",
     [
-        ("ml_collections", {"config", "build", "runfiles", "runs", "main"}),
+        ("ml_collections", {"config", "build", "runfiles", "runs", "main", "compare"}),
         ("flax", {"models", "training"}),
         ("orbax", {"training"}),
         ("grain", {"data"}),

@@ -9,7 +9,7 @@ from dydiff_jax.metrics.deterministic import mae, mse, mse_sum, rmse
 from dydiff_jax.metrics.ensemble import rank_histogram, spread, spread_skill_ratio
 from dydiff_jax.metrics.frechet import frechet_distance, frechet_spectral_distance
 from dydiff_jax.metrics.image import psnr, ssim
-from dydiff_jax.metrics.leads import check_forecast
+from dydiff_jax.metrics.leads import Diverged, check_forecast
 from dydiff_jax.metrics.spectrum import (
     energy_spectrum,
     enstrophy_spectrum,
@@ -19,6 +19,7 @@ from dydiff_jax.metrics.spectrum import (
 )
 
 __all__ = [
+    "Diverged",
     "check_forecast",
     "crps_ensemble",
     "crps_per_lead",

@@ -15,6 +15,10 @@ PerLead = Float[np.ndarray, "k"]
 LeadScore = Callable[[np.ndarray, np.ndarray], np.ndarray | float]
 
 
+class Diverged(ValueError):
+    """A forecast holds NaN or infinite values, and so has no score."""
+
+
 def check_forecast(ensemble: np.ndarray, truth: np.ndarray) -> None:
     """Raise ValueError unless the shapes are [e, b, k, h, w, c] and [b, k, h, w, c] with nothing empty."""
     if ensemble.ndim != 6 or ensemble.shape[1:] != truth.shape or 0 in ensemble.shape:
@@ -28,7 +32,8 @@ def per_lead(score: LeadScore, ensemble: Array, truth: Array) -> Num[np.ndarray,
     """Stack score(ensemble [e, b, h, w, c], truth [b, h, w, c]) of every lead along a first axis k.
 
     Raises:
-      ValueError: shapes do not agree, or a lead holds a NaN or an infinity.
+      ValueError: shapes do not agree, or a lead of the truth holds a NaN or an infinity.
+      Diverged: a lead of the ensemble does.
     """
     ensemble, truth = np.asarray(ensemble), np.asarray(truth)
     check_forecast(ensemble, truth)
@@ -42,7 +47,8 @@ def _lead_values(ensemble: np.ndarray, truth: np.ndarray, lead: int) -> tuple[np
     for name, values in (("ensemble", members), ("truth", observed)):
         bad = values.size - np.count_nonzero(np.isfinite(values))
         if bad:
-            raise ValueError(
+            error = Diverged if name == "ensemble" else ValueError
+            raise error(
                 f"expected finite values, found {bad} of {values.size} NaN or infinite in the {name} at "
                 f"frame {lead + 1} of the forecast; a forecast that diverged has no score"
             )

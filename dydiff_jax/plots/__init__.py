@@ -4,6 +4,7 @@ Times count from the last context frame, in the unit that the results file names
 at the bottom.
 """
 
+from dydiff_jax.plots.comparison import compare_all
 from dydiff_jax.plots.draw import film, plot_all
 
-__all__ = ["film", "plot_all"]
+__all__ = ["compare_all", "film", "plot_all"]

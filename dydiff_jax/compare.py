@@ -1,0 +1,170 @@
+"""Which schedule forecasts these data best, at equal cost? One command trains, evaluates and compares.
+
+    python -m dydiff_jax.compare --config=configs/turbulence.py:size=tiny --methods=standard,dynamical,rolling \\
+        --seeds=0,1 --workdir=DIR
+
+The config is that of ``dydiff_jax.main`` without a method. Every method is a run in ``DIR/METHOD/seed_S``, or
+``DIR/METHOD/SWEEP/seed_S`` with ``--sweep=process.eta=0.3,0.7``. What is done is not done again.
+"""
+
+import json
+import pathlib
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import ml_collections
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from dydiff_jax import plots, runs
+from dydiff_jax.comparison import blocks, page, plan, results
+from dydiff_jax.config import plain
+from dydiff_jax.data import cache
+from dydiff_jax.metrics import Diverged
+from dydiff_jax.training import loop, workdir
+
+_CONFIG = flags.DEFINE_string(
+    "config",
+    None,
+    "A file of configs/, with its argument but for the method: configs/turbulence.py:size=tiny.",
+)
+_METHODS = flags.DEFINE_string("methods", None, "What is compared: standard,dynamical,rolling.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the comparison: runs, report.md, report.html.")
+_SEEDS = flags.DEFINE_string("seeds", "0,1", "Seeds of training.")
+_SWEEP = flags.DEFINE_multi_string(
+    "sweep", [], "SECTION.KEY=value,...: compares these values too; several sweeps make the product."
+)
+_ALSO = flags.DEFINE_list("also", [], "Directories of finished runs that join the report.")
+
+TITLE = "Comparison of {}"
+
+
+def main(argv: list[str]) -> None:
+    """Checks everything that was asked for, then runs it and writes the report."""
+    jax.config.update("jax_compilation_cache_dir", str(cache.cache_root(None) / "compiled"))
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # the libraries beneath report every file at INFO
+    command = shlex.join(["python", "-m", "dydiff_jax.compare", *sys.argv[1:]])
+    try:
+        request = plan.Request.parse(
+            _CONFIG.value, _METHODS.value, _SEEDS.value, _SWEEP.value, overrides(argv[1:]), _WORKDIR.value
+        )
+        planned = plan.make(request, read)
+        others = results.elsewhere(_ALSO.value)
+        if jax.process_count() == 1:  # training takes the signal itself, and saves first
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(loop.EXIT_STOPPED))
+        compare(planned, others, request.workdir, command)
+    except (ValueError, FileNotFoundError, FloatingPointError, ImportError) as error:
+        logging.debug("where the error arose", exc_info=True)
+        sys.exit(f"{type(error).__name__}: {error}\n(--verbosity=1 shows where it arose)")
+
+
+def compare(planned: plan.Plan, others: Sequence[results.Entry], home: pathlib.Path, command: str) -> None:
+    """Makes every run and, after each seed, the report of what is done.
+
+    Args:
+      planned: the runs.
+      others: finished runs from elsewhere.
+      home: directory of the comparison.
+      command: the shell line that repeats it.
+
+    A run that diverges is left out, and the report says so.
+
+    Raises:
+      ValueError: the directory of a run holds another config; nothing was run.
+      FloatingPointError: runs diverged; the report of the others is written.
+    """
+    for run in planned.runs:
+        if run.trains and (run.directory / "config.json").exists():
+            workdir.claim(run.directory, json.dumps(plain(run.raw)))
+    notes = [f"`{key}` applies to {', '.join(methods)} alone." for key, methods in planned.partial.items()]
+    entries: list[results.Entry] = []
+    failed: dict[pathlib.Path, str] = {}
+    for i, run in enumerate(planned.runs):
+        runs.say(f"[{i + 1} of {len(planned.runs)}] {run.name}: {run.task}, in {run.directory}")
+        try:
+            if run.directory not in failed:
+                folder = (runs.train if run.trains else runs.evaluate_run)(
+                    run.raw, run.directory, run.command
+                )
+                entries += [entry_of(run, folder)] if run.reported else []
+        except (FloatingPointError, Diverged) as error:
+            failed[run.directory] = f"{run.name} diverged and is left out: {error}"
+            runs.say(failed[run.directory])
+        last = run is planned.runs[-1] or planned.runs[i + 1].seed != run.seed
+        if last and entries and jax.process_index() == 0:
+            write([*entries, *others], home, command, [*notes, *failed.values()])
+    if failed:
+        raise FloatingPointError("\n".join(failed.values()))
+    runs.say(f"{home}: report.html, report.md, comparison.json and figures")
+
+
+def entry_of(run: plan.Run, folder: pathlib.Path) -> results.Entry:
+    """The evaluation of a run as a part of the comparison."""
+    name = plan.label(run.method, run.swept)
+    return results.Entry(name, run.method, run.swept, run.directory, folder, run.command)
+
+
+def write(
+    entries: Sequence[results.Entry], home: pathlib.Path, command: str, notes: Sequence[str]
+) -> dict[str, Any]:
+    """Writes comparison.json, the pictures and both reports; returns the first.
+
+    Args:
+      entries: what is compared, in the order of the rows.
+      home: directory of the comparison.
+      command: the shell line that repeats it.
+      notes: sentences on what the runs have in common.
+    """
+    found = results.compare(entries, home, command) | {"notes": list(notes)}
+    workdir.write_json_whole(home / "comparison.json", found)
+    pictures = plots.compare_all(home)
+    title = TITLE.format(", ".join(dict.fromkeys(group["method"] for group in found["groups"])))
+    parts = page.blocks(found, pictures, home)
+    workdir.write_whole(home / "report.md", blocks.markdown(title, parts))
+    workdir.write_whole(home / "report.html", blocks.page(title, parts))
+    return found
+
+
+def read(argument: str, changes: Sequence[str]) -> ml_collections.ConfigDict:
+    """The config of ``FILE:argument`` with ``--config.key=value``, as the command line of a run reads it.
+
+    Raises:
+      ValueError: the argument, a key or a value is wrong.
+    """
+    values = flags.FlagValues()
+    argv = ["compare", f"--config={argument}", *changes]
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+        return holder.value
+    except (flags.Error, AttributeError, KeyError) as error:
+        raise ValueError(f"--config={argument}: {str(error).strip().splitlines()[-1]}") from error
+
+
+def overrides(arguments: Sequence[str]) -> list[str]:
+    """``key=value`` of every ``--config.key=value``.
+
+    Raises:
+      ValueError: an argument is something else.
+    """
+    for argument in arguments:
+        if not argument.startswith("--config.") or "=" not in argument:
+            raise ValueError(f"expected --config.key=value, found the argument {argument!r}")
+    return [argument.removeprefix("--config.") for argument in arguments]
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses the flags but for ``--config.key=value``, which are returned with what is left."""
+    changes = [argument for argument in argv if argument.startswith("--config.")]
+    rest = app.parse_flags_with_usage([argument for argument in argv if argument not in changes])
+    return [*rest, *changes]
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "methods", "workdir"])
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,242 @@
+"""The command ``dydiff_jax.compare``: what it runs, in which order, and what it writes."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dydiff_jax import compare, runs
+from dydiff_jax.comparison import plan, results
+from dydiff_jax.metrics import Diverged
+from tests import finished, small
+
+ROOT = pathlib.Path(__file__).parents[1]
+FILE = str(ROOT / "configs/turbulence.py")
+
+
+def command(workdir, *arguments):
+    return [
+        sys.executable, "-m", "dydiff_jax.compare", "--config=configs/turbulence.py:size=tiny", f"--workdir={workdir}",
+        *arguments,
+    ]  # fmt: skip
+
+
+def planned(home, methods, seeds, sweeps=()):
+    request = plan.Request.parse(f"{FILE}:size=tiny", methods, seeds, sweeps, (), str(home))
+    return plan.make(request, compare.read)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Runs and evaluations are not made but written down, with results that are made up."""
+    made = []
+
+    def pretend(kind):
+        def call(raw, directory, said):
+            made.append((kind, raw.method, raw.seed, raw.sampler.steps, directory))
+            assert said.startswith("python -m dydiff_jax.main") and f"--workdir={directory}" in said
+            variant = directory.with_name(f"{directory.name}_{kind}_{raw.sampler.steps}")
+            return finished.run(variant, raw.method, raw.seed)
+
+        return call
+
+    monkeypatch.setattr(runs, "train", pretend("train"))
+    monkeypatch.setattr(runs, "evaluate_run", pretend("evaluate"))
+    return made
+
+
+def keep_numbers(monkeypatch):
+    """Reports are not drawn; what they would hold is returned."""
+    reports = []
+    monkeypatch.setattr(compare, "write", lambda entries, *rest: reports.append(list(entries)))
+    return reports
+
+
+def test_every_run_is_made_once_in_order_and_reported_after_each_seed(tmp_path, calls, monkeypatch, capsys):
+    reports = keep_numbers(monkeypatch)
+    compare.compare(planned(tmp_path, "standard,rolling", "0,1"), [], tmp_path, "command")
+    assert [call[:3] for call in calls] == [
+        ("train", "standard", 0), ("train", "rolling", 0), ("train", "standard", 1), ("train", "rolling", 1)
+    ]  # fmt: skip
+    assert [len(entries) for entries in reports] == [2, 4]
+    said = capsys.readouterr().out
+    assert f"[3 of 4] standard, seed 1: train and evaluate, in {tmp_path}/standard/seed_1" in said
+
+
+def test_variants_of_a_trained_run_are_evaluated_and_they_alone_are_reported(tmp_path, calls, monkeypatch):
+    reports = keep_numbers(monkeypatch)
+    swept = planned(tmp_path, "dynamical,regression", "0", ["sampler.steps=6,12"])
+    other = finished.run(tmp_path / "old", "standard", 3).parents[1]
+    compare.compare(swept, results.elsewhere([str(other)]), tmp_path, "command")
+    assert [(kind, method, steps) for kind, method, _, steps, _ in calls] == [
+        ("train", "dynamical", swept.runs[0].raw.sampler.steps), ("evaluate", "dynamical", 6),
+        ("evaluate", "dynamical", 12), ("train", "regression", 1),
+    ]  # fmt: skip
+    assert {directory for *_, directory in calls[:3]} == {tmp_path / "dynamical/seed_0"}
+    (entries,) = reports
+    labels = [entry.label for entry in entries]
+    assert labels == ["dynamical, steps 6", "dynamical, steps 12", "regression", f"standard ({other})"]
+    assert entries[1].folder.parents[1].name == "seed_0_evaluate_12"
+
+
+def test_a_run_that_diverges_is_left_out_with_its_variants_and_the_report_says_so(
+    tmp_path, calls, monkeypatch
+):
+    train, reports = runs.train, []
+    monkeypatch.setattr(
+        compare, "write", lambda entries, home, said, notes: reports.append((list(entries), notes))
+    )
+
+    def diverging(raw, directory, said):
+        if raw.method == "dynamical" and raw.seed == 0:
+            raise FloatingPointError("step 7: loss nan")
+        if raw.method == "standard" and raw.seed == 1:
+            raise Diverged("a forecast that diverged has no score")
+        return train(raw, directory, said)
+
+    monkeypatch.setattr(runs, "train", diverging)
+    swept = planned(tmp_path, "dynamical,standard", "0,1", ["sampler.steps=6,12"])
+    with pytest.raises(
+        FloatingPointError, match="dynamical, seed 0 diverged and is left out: step 7: loss nan"
+    ):
+        compare.compare(swept, [], tmp_path, "command")
+    made = {(kind, method, seed) for kind, method, seed, *_ in calls}
+    assert made == {
+        (kind, m, s) for kind in ("train", "evaluate") for m, s in (("standard", 0), ("dynamical", 1))
+    }
+    assert [len(entries) for entries, _ in reports] == [2, 4]
+    assert [len(notes) for _, notes in reports] == [1, 2]
+
+
+def test_a_place_that_is_taken_is_found_before_the_first_run(tmp_path, calls, monkeypatch):
+    keep_numbers(monkeypatch)
+    made = planned(tmp_path, "standard,rolling", "0,1")
+    last = made.runs[-1]
+    last.directory.mkdir(parents=True)
+    values = last.raw.to_dict()
+    other = values | {"train": {**values["train"], "steps": 7}}
+    (last.directory / "config.json").write_text(json.dumps(other))
+    with pytest.raises(
+        ValueError, match=r"rolling/seed_1/config.json holds another(.|\n)*train.steps: 7 there"
+    ):
+        compare.compare(made, [], tmp_path, "command")
+    assert calls == []
+    (last.directory / "config.json").write_text(json.dumps(values))
+    compare.compare(made, [], tmp_path, "command")
+    assert len(calls) == 4
+
+
+def test_overrides_are_told_from_other_arguments():
+    assert compare.overrides(["--config.train.steps=5"]) == ["train.steps=5"]
+    for stray in (["stray"], ["--config.train.steps", "5"], ["-config.train.steps=5"]):
+        with pytest.raises(ValueError, match="expected --config.key=value, found"):
+            compare.overrides(stray)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--methods=standard,dinamical"], "did you mean 'dynamical'"),
+        (["--methods=standard", "--seeds=a"], "--seeds: expected integers"),
+        (["--methods=standard", "--also=nowhere"], "--also: nowhere/config.json is not there"),
+        (["--methods=standard,dynamical", "--config.process.etta=0.5"], "did you mean 'process.eta'"),
+        ([], "methods"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) and value else "",
+)
+def test_the_command_line_says_what_is_wrong(arguments, message, tmp_path):
+    started = time.monotonic()
+    done = subprocess.run(
+        command(tmp_path / "run", *arguments), cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode not in (0, 75)
+    assert message in done.stderr + done.stdout and "Traceback" not in done.stderr
+    assert time.monotonic() - started < 60
+    assert not (tmp_path / "run").exists()
+
+
+FLAGS = [
+    *small.flags(
+        train__steps=4, train__batch_size=2, train__checkpoint_every=2, train__log_every=2, optimizer__warmup_steps=1,
+        evaluation__members=2, evaluation__windows=4, evaluation__saved=1, mesh__data=1,
+        model__channels="(16,32)", model__blocks="(1,1)",
+    ),
+    "--methods=standard,rolling,regression",
+    "--seeds=0",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """A cache of its own, and one device."""
+    cache = str(tmp_path_factory.mktemp("cache"))
+    return {**os.environ, "DYDIFF_JAX_CACHE": cache, "JAX_NUM_CPU_DEVICES": "1"}
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory, environment):
+    """Three methods, one seed, four steps, stopped by SIGTERM once the first is trained, then run again."""
+    home = tmp_path_factory.mktemp("comparison") / "home"
+    stopped = subprocess.Popen(
+        command(home, *FLAGS), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while not (home / "rolling/seed_0/config.json").exists() and stopped.poll() is None:
+        time.sleep(0.02)
+    stopped.send_signal(signal.SIGTERM)
+    status = stopped.wait(timeout=120)
+    first = (home / "standard/seed_0/eval/step_4/metrics.json").read_bytes()
+    assert not (home / "report.html").exists()
+    done = subprocess.run(
+        command(home, *FLAGS), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (home / "standard/seed_0/eval/step_4/metrics.json").read_bytes() == first
+    return home, status, done
+
+
+def test_sigterm_stops_with_the_documented_status(compared):
+    assert compared[1] == 75
+
+
+def test_one_command_trains_evaluates_and_compares(compared):
+    home, _, done = compared
+    found = json.loads((home / "comparison.json").read_text())
+    assert [group["label"] for group in found["groups"]] == ["standard", "rolling", "regression"]
+    assert [group["cost"]["evaluations_per_frame"] for group in found["groups"]] == [6, 6, 1]
+    assert found["differences"] == []
+    for group in found["groups"]:
+        (folder,) = group["folders"]
+        info = json.loads((home / folder / "metrics.json").read_text())
+        assert group["scores"]["crps"]["all"]["mean"] == info["scores"][group["method"]]["crps"]["mean"]
+        assert info["command"] == group["commands"][0]
+    assert "[3 of 3] regression, seed 0" in done.stdout
+    assert "Yes: same data" in (home / "report.md").read_text()
+
+
+def test_the_same_command_again_trains_nothing_and_writes_the_same_report(compared, environment):
+    home = compared[0]
+    files = [home / "comparison.json", home / "report.md", home / "report.html"]
+    before = [path.read_bytes() for path in files]
+    trained = {path: path.stat().st_mtime_ns for path in home.glob("*/seed_0/checkpoints/*")}
+    assert len(trained) >= 3
+    again = subprocess.run(
+        command(home, *FLAGS), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert [path.read_bytes() for path in files] == before
+    assert {path: path.stat().st_mtime_ns for path in home.glob("*/seed_0/checkpoints/*")} == trained
+
+
+def test_another_config_in_the_same_place_is_refused_with_the_difference(compared, environment):
+    home = compared[0]
+    flags = [flag.replace("train.steps=4", "train.steps=6") for flag in FLAGS]
+    done = subprocess.run(
+        command(home, *flags), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode not in (0, 75)
+    assert "train.steps: 4 there, 6 asked for" in done.stderr
