@@ -41,12 +41,11 @@ def local_times(
             f"window: expected more frames than the {num_clean} of its context (0 or more), found {window}"
         )
     tau = jnp.asarray(tau)[..., None]
-    u = jnp.asarray((np.arange(window + 1) - num_clean) / (window - num_clean), tau.dtype)
-    u, after, clean = u[:-1], u[1:], np.arange(window) < num_clean
-    if (
-        kind == "lin"
-    ):  # a quotient in tau would be compiled to a product, which misses the places of the frames
-        return jnp.where(clean, 0, u + tau * (after - u))
+    edges = ((np.arange(window + 1) - num_clean) / (window - num_clean)).astype(tau.dtype)
+    u, clean = edges[:-1], np.arange(window) < num_clean
+    if kind == "lin":
+        # A quotient in tau would be compiled to a product, which misses the places of the frames by a rounding.
+        return jnp.where(clean, 0, u + tau * np.diff(edges))
     if kind == "init":
         return jnp.where(clean, 0, jnp.clip(u + tau, 0, 1))
     if kind == "init_rescaled":
@@ -135,8 +134,6 @@ class Rolling(Standard):
             [z[:, num_new:], self._entering(noise, fresh[:, -num_new:], levels, missing)], axis=1
         )
 
-    def _entering(
-        self, noise: Frames, fresh: Corrupted, levels: Levels, missing: float | Array
-    ) -> Corrupted:
+    def _entering(self, noise: Frames, fresh: Corrupted, levels: Levels, missing: float | Array) -> Corrupted:
         """The noise of the frames that enter."""
         return fresh

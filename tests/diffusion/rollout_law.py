@@ -11,6 +11,8 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gaussian import AutoRegression
+from gaussian import exact_denoiser as exact_given_context
 
 from dydiff_jax.diffusion import rollout as rollouts
 from dydiff_jax.diffusion import sampler as samplers
@@ -36,12 +38,16 @@ def chain(gamma, first=0):
     return jnp.stack(rows)
 
 
-def window_maps(process, eta, logsnr):
-    """(alpha, sigma, D_y, D_n) [f], [f], [f, f], [f, f] of a window with clean context at these levels."""
+def window_maps(process, eta, logsnr, gamma=None):
+    """(alpha, sigma, D_y, D_n) [f], [f], [f, f], [f, f] of a window with clean context at these levels.
+
+    gamma [f] is by default that of each frame's own time.
+    """
     alpha, sigma = jnp.sqrt(jax.nn.sigmoid(logsnr)), jnp.sqrt(jax.nn.sigmoid(-logsnr))
+    gamma = 1 - eta * sigma**2 if gamma is None else gamma
     m = process.num_context
-    data = chain(1 - eta * sigma**2) if eta and process.mixes_data else jnp.eye(len(alpha))
-    noise = chain(1 - eta * sigma**2, m) if eta and process.mixes_noise else jnp.diag(sigma > 0).astype(float)
+    data = chain(gamma) if eta and process.mixes_data else jnp.eye(len(alpha))
+    noise = chain(gamma, m) if eta and process.mixes_noise else jnp.diag(sigma > 0).astype(float)
     return alpha, sigma, data, noise
 
 
@@ -85,7 +91,9 @@ def basis_noise(process, passes, steps):
     def white_noise(given, like):
         kind, number = jax.random.key_data(given)[0]
         first = jnp.asarray([offsets[START], offsets[ENTER], offsets[STEP]])[kind] + number * f
-        return jnp.asarray(jnp.arange(size)[:, None] == first + jnp.arange(f), like.dtype)[:, :, None, None, None]
+        return jnp.asarray(jnp.arange(size)[:, None] == first + jnp.arange(f), like.dtype)[
+            :, :, None, None, None
+        ]
 
     def fold(given, number):
         kind = jax.random.key_data(given)[0, 0]
@@ -118,8 +126,14 @@ def rolled_covariance(rollout, eta, frames, exact_missing=True, missing=0.0):
         context = jnp.zeros((size, p)).at[:p].set(root)[:, :, None, None, None]
         keys = jax.random.split(jax.random.key(0), size)
         carry = rollout.begin(keys, context)
-        denoise = exact_denoiser(process, eta)
-        _, drawn = rollout.advance(keys, lambda *_: denoise, carry, passes, missing)
+
+        def bind(context, first):
+            if stride == 1:
+                return exact_denoiser(process, eta)
+            rows = context[:, :, 0, 0, 0]
+            return exact_given_context(process, AutoRegression(p, process.num_forecast, A), rows, eta)
+
+        _, drawn = rollout.advance(keys, bind, carry, passes, missing)
     rows = jnp.concatenate([context, drawn[:, rollout.waiting :][:, :frames]], axis=1)[:, :, 0, 0, 0]
     return rows.T @ rows
 

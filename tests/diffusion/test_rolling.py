@@ -277,7 +277,9 @@ def test_forward_equals_the_matrices_and_recover_inverts_it(eta, x64):
 
 def covariance_of(process, levels):
     """Of z when frames are those of the AR(1) process and noise is white."""
-    alpha, sigma, data, noise = rollout_law.window_maps(process, process.eta, process.logsnr(levels)[0])
+    alpha, sigma, data, noise = rollout_law.window_maps(
+        process, process.eta, process.logsnr(levels)[0], levels.gamma[0]
+    )
     data_z, noise_z = alpha[:, None] * data, sigma[:, None] * noise
     return data_z @ rollout_law.covariance(P + K) @ data_z.T + noise_z @ noise_z.T
 
@@ -290,6 +292,10 @@ def test_moving_the_window_leaves_the_law_of_its_frames_unchanged(x64):
     np.testing.assert_array_equal(end.gamma[:, 1:], start.gamma[:, :-1])
     moved = covariance_of(process, end)[1:, 1:]
     np.testing.assert_allclose(moved, covariance_of(process, start)[:-1, :-1], rtol=1e-13)
+    of_window = start._replace(
+        gamma=np.where(np.arange(P + K) < P, 0.5, start.gamma)
+    )  # gamma(tau) on context
+    assert np.abs(covariance_of(process, of_window)[:-1, :-1] - moved).max() > 0.1
 
 
 def test_a_frame_that_enters_continues_the_chain_of_the_noise(x64):
@@ -428,7 +434,6 @@ def test_renewal_is_capped_where_noise_is_mixed(x64):
         ),
         (lambda: make(0.99), r"^eta: .*0\.99"),
         (lambda: Rolling(Cosine(), 2, 0), r"^num_forecast: "),
-        (lambda: make(0, clock="lin"), r'^clock: expected "init" or "init_rescaled", found "lin"'),
     ],
 )
 def test_bad_processes_are_refused(build, message):

@@ -1,7 +1,5 @@
 """What a rollout does pass by pass: which evaluations a frame receives, and what it is in special cases."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +7,7 @@ import pytest
 from networks import random_network
 
 from dydiff_jax.diffusion import Cosine, Dynamical, Regression, Sampler, Standard, sample
+from dydiff_jax.diffusion import rollout as rollouts
 from dydiff_jax.diffusion import sampler as samplers
 from dydiff_jax.diffusion.rolling import Rolling
 from dydiff_jax.diffusion.rolling_dynamical import RollingDynamical
@@ -16,42 +15,59 @@ from dydiff_jax.diffusion.rollout import Rollout
 
 B = 3
 KEYS = jax.random.split(jax.random.key(0), B)
-METHODS = ("ddim", "ancestral", "dpmpp_2m")
+METHODS = ("ancestral", "dpmpp_2m")  # with fresh noise, and with history
 
 
 def context_of(p, dtype=np.float32):
     return np.random.default_rng(0).standard_normal((B, p, 3, 3, 1)).astype(dtype)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 3))
-def rolled(rollout, network, context, passes, missing=0.2):
-    """(carry, finished frames) of the first passes."""
-    carry = rollout.begin(KEYS, context)
-    return rollout.advance(KEYS, lambda *_: network, carry, passes, missing)
+def rolled(rollout, network, context, passes):
+    """Finished frames of the first passes."""
+    return advanced(rollout, network, rollout.begin(KEYS, context), passes)[1]
 
 
-@partial(jax.jit, static_argnums=(0, 1, 3))
-def resumed(rollout, network, carry, passes, missing=0.2):
-    return rollout.advance(KEYS, lambda *_: network, carry, passes, missing)
+def advanced(rollout, network, carry, passes):
+    return rollout.advance(KEYS, lambda *_: network, carry, passes, 0.2)
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """One operation after another, so that equal formulas give equal bits, however they would be compiled.
+
+    Random numbers are compiled all the same: they have the same bits either way.
+    """
+
+    def compiled(function):
+        fast = jax.jit(function)
+
+        def call(*arguments):
+            with jax.disable_jit(False):
+                return fast(*arguments)
+
+        return call
+
+    for module, name in [(samplers, name) for name in ("white_noise", "fold", "split_keys")] + [
+        (rollouts, "white_noise")
+    ]:
+        monkeypatch.setattr(module, name, compiled(getattr(module, name)))
+    with jax.disable_jit():
+        yield
 
 
 # Which evaluations a frame receives.
 
 
 def paths(rollout, horizon, p):
-    """Times at which the network sees each frame of the forecast, by frame; evaluations and traces of it."""
-    seen, traces = [], []
+    """Times at which the network sees each frame of the forecast, by frame; the number of evaluations."""
+    seen, stride = [], rollout.process.stride
 
     def network(z, logsnr):
-        traces.append(1)
-        jax.debug.callback(lambda row: seen.append(np.asarray(row)), logsnr[0], ordered=True)
+        seen.append(np.asarray(logsnr[0]))
         return 0.1 * z
 
-    stride = rollout.process.stride
     passes = -(-(horizon + rollout.waiting) // stride)
-    run = jax.jit(lambda: rolled.__wrapped__(rollout, network, context_of(p, np.float64), passes)[1])
-    jax.block_until_ready(run())
-    jax.effects_barrier()
+    rolled(rollout, network, context_of(p, np.float64), passes)
     each = len(seen) // passes
     of_frame = [[] for _ in range(horizon)]
     for i, logsnr in enumerate(seen):
@@ -60,7 +76,7 @@ def paths(rollout, horizon, p):
         np.testing.assert_array_equal(t[:p], 0)
         for frame in range(first, min(first + len(t) - p, horizon)):
             of_frame[frame].append(t[p + frame - first])
-    return of_frame, len(seen), len(traces)
+    return of_frame, len(seen)
 
 
 def moving(path):
@@ -71,25 +87,23 @@ def moving(path):
 
 
 @pytest.mark.parametrize("p", [0, 2])
-def test_every_frame_receives_n_evaluations_on_one_grid_with_the_init_clock(p, x64):
+def test_every_frame_receives_n_evaluations_on_one_grid_with_the_init_clock(p, x64, interpreted):
     """Frame by frame, t = 1, 1 - 1/N, ..., 1/N: the grid of a window whose frames share one time."""
     k, steps, horizon = 3, 12, 8
     rollout = Rollout(Rolling(Cosine(), p, k), Sampler(steps=steps))
-    found, evaluations, traces = paths(rollout, horizon, p)
+    found, evaluations = paths(rollout, horizon, p)
     for path in found:
         np.testing.assert_allclose(moving(path), 1 - np.arange(steps) / steps, rtol=0, atol=1e-12)
     assert evaluations == steps + (horizon - 1) * steps // k
-    assert traces == 1
 
 
-def test_early_frames_receive_more_evaluations_with_the_rescaled_clock(x64):
+def test_early_frames_receive_more_evaluations_with_the_rescaled_clock(x64, interpreted):
     k, steps, horizon = 3, 12, 7
     rollout = Rollout(RollingDynamical(Cosine(), 2, k, clock="init_rescaled"), Sampler(steps=steps))
-    found, evaluations, traces = paths(rollout, horizon, 2)
+    found, evaluations = paths(rollout, horizon, 2)
     counts = [len(moving(path)) for path in found]
     assert counts == [steps + min(i, k) * (steps // k) if i < k else steps for i in range(horizon)]
     assert evaluations == steps + (horizon - 1) * steps // k
-    assert traces == 1
     for i, path in enumerate(found[:k]):  # first from 1 to i/k in N steps, then in steps of 1/N
         beginning = i / k + (1 - i / k) * (1 - np.arange(steps) / steps)
         rest = i / k - np.arange(i * steps // k) / steps
@@ -97,13 +111,25 @@ def test_early_frames_receive_more_evaluations_with_the_rescaled_clock(x64):
 
 
 @pytest.mark.parametrize("horizon", [1, 4, 5, 8])
-def test_blocks_take_n_evaluations_each(horizon, x64):
+def test_blocks_take_n_evaluations_each(horizon, x64, interpreted):
     steps, k = 5, 4
-    found, evaluations, traces = paths(Rollout(Dynamical(Cosine(), 2, k), Sampler(steps=steps)), horizon, 2)
+    found, evaluations = paths(Rollout(Dynamical(Cosine(), 2, k), Sampler(steps=steps)), horizon, 2)
     for path in found:
         np.testing.assert_allclose(moving(path), 1 - np.arange(steps) / steps, rtol=0, atol=1e-12)
     assert evaluations == steps * -(-horizon // k)
-    assert traces == 1
+
+
+def test_a_rollout_of_any_length_traces_the_network_once():
+    for process in (Rolling(Cosine(), 2, 3), Dynamical(Cosine(), 2, 3)):
+        traces = []
+
+        def network(z, logsnr, traces=traces):
+            traces.append(1)
+            return z
+
+        rollout = Rollout(process, Sampler("ancestral", steps=12))
+        jax.eval_shape(lambda c, r=rollout, n=network: rolled(r, n, c, 30), context_of(2))
+        assert len(traces) == 1
 
 
 def test_grids_of_the_boundary_and_of_a_shift():
@@ -115,30 +141,31 @@ def test_grids_of_the_boundary_and_of_a_shift():
     np.testing.assert_array_equal(blocks.grids(), [Sampler(steps=50, grid="released").taus()] * 2)
 
 
-def test_bind_receives_the_clean_frames_before_a_window_and_the_number_of_its_first(x64):
-    """Every finished frame becomes context, in its place, and the network sees the same frames in z."""
-    for process in (Rolling(Cosine(), 2, 3), Standard(Cosine(), 2, 3), Standard(Cosine(), 4, 3)):
-        rollout, p, given, seen = Rollout(process, Sampler(steps=3)), process.num_context, None, []
+@pytest.mark.parametrize(
+    "process",
+    [Rolling(Cosine(), 2, 3), Standard(Cosine(), 2, 3), Dynamical(Cosine(), 4, 3)],
+    ids=["rolling", "p<k", "p>k"],
+)
+def test_finished_frames_become_the_context_of_the_next_window(process, interpreted):
+    """``bind`` receives them with the number of the first frame of its window; the network has them in z."""
+    rollout, p, passes = Rollout(process, Sampler(steps=3)), process.num_context, 5
+    given, seen = context_of(p), []
 
-        def bind(context, first, p=p, seen=seen):
-            def network(z, logsnr):
-                jax.debug.callback(
-                    lambda *a: seen.append([np.asarray(x) for x in a]), context, first, z[:, :p], ordered=True
-                )
-                return jnp.tanh(z)
+    def bind(context, first):
+        def network(z, logsnr):
+            seen.append((np.asarray(context), int(first), np.asarray(z[:, :p])))
+            return jnp.tanh(z)
 
-            return network
+        return network
 
-        given = context_of(p, np.float64)
-        run = jax.jit(lambda r=rollout, g=given, bind=bind: r.advance(KEYS, bind, r.begin(KEYS, g), 6)[1])
-        frames = np.asarray(run())[:, rollout.waiting :]
-        jax.effects_barrier()
-        all_frames = np.concatenate([given, frames], axis=1)
-        steps = len(seen) // 6
-        for i, (context, first, in_z) in enumerate(seen):
-            assert first == max(i // steps - rollout.boundary + 1, 0) * process.stride
-            np.testing.assert_array_equal(context, all_frames[:, first : first + p])
-            np.testing.assert_array_equal(in_z, context)
+    _, frames = rollout.advance(KEYS, bind, rollout.begin(KEYS, given), passes)
+    known = np.concatenate([given, frames[:, rollout.waiting :]], axis=1)
+    steps = len(seen) // passes
+    for i, (context, first, in_z) in enumerate(seen):
+        assert first == max(i // steps - rollout.boundary + 1, 0) * process.stride
+        np.testing.assert_array_equal(context, known[:, first : first + p])
+        np.testing.assert_array_equal(in_z, context)
+    assert first > 0
 
 
 # Special cases.
@@ -151,40 +178,39 @@ ROLLING = [
 ]
 
 
-@pytest.mark.parametrize("process", ROLLING, ids=lambda process: type(process).__name__)
+@pytest.mark.parametrize("process", ROLLING, ids=["rolling", "rescaled", "p<k", "p>k"])
 @pytest.mark.parametrize("method", METHODS)
 def test_passes_in_several_calls_are_those_of_one_bit_for_bit(process, method):
     rollout, network = Rollout(process, Sampler(method, steps=6)), random_network(process.num_frames)
-    context = context_of(process.num_context)
-    _, whole = rolled(rollout, network, context, 6)
-    carry, first = rolled(rollout, network, context, 2)
-    carry, second = resumed(rollout, network, carry, 2)
-    _, third = resumed(rollout, network, carry, 2)
-    np.testing.assert_array_equal(np.concatenate([first, second, third], axis=1), whole)
+    run = jax.jit(lambda carry, passes: advanced(rollout, network, carry, passes), static_argnums=1)
+    carry, pieces = rollout.begin(KEYS, context_of(process.num_context)), []
+    _, whole = run(carry, 6)
+    for _ in range(3):
+        carry, frames = run(carry, 2)
+        pieces.append(frames)
+    np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
     assert whole.shape[1] == 6 * process.stride
 
 
-def test_eta_zero_is_rolling_diffusion_bit_for_bit():
-    network = random_network(5)
-    for method in METHODS:
-        for clock in ("init", "init_rescaled"):
-            mixed, plain = (
-                rolled(Rollout(process, Sampler(method, steps=6)), network, context_of(2), 7)[1]
-                for process in (
-                    RollingDynamical(Cosine(), 2, 3, clock=clock, eta=0.0),
-                    Rolling(Cosine(), 2, 3, clock=clock),
-                )
+def test_eta_zero_is_rolling_diffusion_bit_for_bit(interpreted):
+    network = random_network(4)
+    for method, clock in (("ancestral", "init"), ("dpmpp_2m", "init_rescaled")):
+        mixed, plain = (
+            rolled(Rollout(process, Sampler(method, steps=6)), network, context_of(2), 4)
+            for process in (
+                RollingDynamical(Cosine(), 2, 2, clock=clock, eta=0.0),
+                Rolling(Cosine(), 2, 2, clock=clock),
             )
-            np.testing.assert_array_equal(mixed, plain)
+        )
+        np.testing.assert_array_equal(mixed, plain)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("p", [0, 2])
-def test_a_window_of_one_forecast_frame_is_standard_diffusion_frame_by_frame(p, method):
+@pytest.mark.parametrize(("p", "method"), [(0, "ancestral"), (2, "dpmpp_2m")])
+def test_a_window_of_one_forecast_frame_is_standard_diffusion_frame_by_frame(p, method, interpreted):
     network = random_network(p + 1)
     for clock in ("init", "init_rescaled"):
         rolling, blocks = (
-            rolled(Rollout(process, Sampler(method, steps=5)), network, context_of(p), 4)[1]
+            rolled(Rollout(process, Sampler(method, steps=3)), network, context_of(p), 3)
             for process in (Rolling(Cosine(), p, 1, clock=clock), Standard(Cosine(), p, 1))
         )
         np.testing.assert_array_equal(rolling, blocks)
@@ -201,16 +227,15 @@ def test_a_window_of_one_forecast_frame_is_standard_diffusion_frame_by_frame(p, 
     ],
     ids=["p>k", "p<k", "noised", "p=0"],
 )
-def test_block_rollouts_are_forecasts_one_after_another(process, method):
+def test_block_rollouts_are_forecasts_one_after_another(process, method, interpreted):
     """The first is ``sample``, bit for bit; a later one too, from the last p frames and with its own noise."""
-    p, k, sampler = process.num_context, process.num_forecast, Sampler(method, steps=4)
+    p, k, sampler = process.num_context, process.num_forecast, Sampler(method, steps=3)
     network, given = random_network(p + k), context_of(p)
-    _, frames = rolled(Rollout(process, sampler), network, given, 3)
+    frames = rolled(Rollout(process, sampler), network, given, 3)
 
-    alone = jax.jit(lambda: sample(KEYS, process, network, given, sampler))()
+    alone = sample(KEYS, process, network, given, sampler)
     np.testing.assert_array_equal(frames[:, :k], alone[:, p:])
 
-    @jax.jit
     def one(context, number):
         noise_keys, step_keys = samplers.split_keys(KEYS)
         taus = jnp.asarray(samplers.grid_for(process, sampler), context.dtype)
@@ -225,25 +250,25 @@ def test_block_rollouts_are_forecasts_one_after_another(process, method):
         np.testing.assert_array_equal(frames[:, number * k :][:, :k], by_hand[:, p:])
 
 
-def test_no_two_draws_of_noise_are_the_same(x64):
+def test_no_two_draws_of_noise_are_the_same(x64, interpreted):
     """Blocks of a denoiser that keeps the noise: what is drawn at any place differs from any other draw."""
     for process in (Standard(Cosine(), 2, 3), Rolling(Cosine(), 2, 3)):
         rollout = Rollout(process, Sampler("ancestral", steps=6))
-        _, frames = rolled(rollout, lambda z, logsnr: 0.1 * z, context_of(2, np.float64), 6)
+        frames = rolled(rollout, lambda z, logsnr: 0.1 * z, context_of(2, np.float64), 6)
         rows = np.asarray(frames[:, rollout.waiting :]).reshape(B * (frames.shape[1] - rollout.waiting), 9)
         similarity = np.corrcoef(rows) - np.eye(len(rows))
         assert np.abs(similarity).max() < 0.99
 
 
-def test_regression_blocks_feed_on_their_forecasts():
+def test_regression_blocks_feed_on_their_forecasts(interpreted):
     process, network = Regression(2, 3), random_network(5)
-    _, frames = rolled(Rollout(process, Sampler(steps=1)), network, context_of(2), 3)
+    frames = rolled(Rollout(process, Sampler(steps=1)), network, context_of(2), 3)
     known = context_of(2)
     for _ in range(3):
         window = np.concatenate([known[:, -2:], np.zeros((B, 3, 3, 3, 1), np.float32)], axis=1)
         logsnr = np.where(np.arange(5) < 2, np.inf, -np.inf) * np.ones((B, 1))
         known = np.concatenate([known, network(window, logsnr.astype(np.float32))[:, 2:]], axis=1)
-    np.testing.assert_allclose(frames, known[:, 2:], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(frames, known[:, 2:])
 
 
 # Refusals.
