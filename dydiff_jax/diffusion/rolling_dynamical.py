@@ -1,7 +1,6 @@
 """Rolling and dynamical diffusion at once: a rolling clock with frames and noise mixed along time."""
 
 import dataclasses
-from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Float
@@ -23,20 +22,24 @@ class RollingDynamical(Dynamical, Rolling):
 
         n_new = sqrt(1 - gamma(1)) (n_hat + sqrt(missing) xi') + sqrt(gamma(1)) xi.
 
+    n_hat is one step old when the window moves on, so a rollout is of first order in the step for every sampler.
+
     Raises:
       ValueError: what `Rolling` and `Dynamical` refuse; eta above 0.98 also where that is asked for, as the last
         frame of a window is always at t = 1.
     """
 
-    continues_noise: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.eta > MAX_ETA:
             raise ValueError(
                 f"eta: expected at most {MAX_ETA} with a rolling clock, whose last frame starts at t = 1, found "
                 f"{self.eta}"
             )
+        super().__post_init__()
+
+    @property
+    def continues_noise(self) -> bool:
+        return self.mixes_noise
 
     def renewal(self, start: Levels, end: Levels) -> PerFrame:
         """min(1 - SNR_start / SNR_end, 4 pi (t - s)); the first where noise is not mixed.
@@ -64,9 +67,7 @@ class RollingDynamical(Dynamical, Rolling):
         _, estimate = self.recover(z, denoise(z, self.logsnr(levels)), levels)
         return jnp.mean(self.noise(eps - estimate, levels)[:, -1] ** 2, axis=(0, 1, 2))
 
-    def _entering(
-        self, noise: Frames, fresh: Corrupted, levels: Levels, missing: float | Array
-    ) -> Corrupted:
+    def _entering(self, noise: Frames, fresh: Corrupted, levels: Levels, missing: float | Array) -> Corrupted:
         """The chain goes on from n_hat; xi' and xi are one white noise of the sum of their variances."""
         if not self.mixes_noise:
             return fresh

@@ -48,7 +48,7 @@ class Rollout:
       sampler: method and grid; its ``steps`` are N.
 
     Raises:
-      ValueError: k is not a multiple of the stride, N is not one of g, or the grid does not fit the process.
+      ValueError: N is not a multiple of g, or the grid does not fit the process.
     """
 
     process: Process

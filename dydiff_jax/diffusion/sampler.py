@@ -87,7 +87,8 @@ class State(NamedTuple):
       z: corrupted frames [b, p + k, h, w, c].
       x0: the last estimate, of the same shape.
       eps: the last estimate, before any fresh noise.
-      levels: of the last estimate; the present ones where there is no estimate yet.
+      levels: of the last estimate; the present ones where there is no estimate yet. A window that moved on keeps
+        the times of its estimates, which is all that is read of them.
     """
 
     z: Array
