@@ -1,9 +1,10 @@
-"""What a dynamical training step costs beside a standard one, with the same network and batch.
+"""What a training step of each method costs beside a standard one, with the same network and batch.
 
-    python -m benchmarks.methods --size=tiny --pairs=60
+    python -m benchmarks.methods --size=tiny --rounds=60
 
-Both steps are compiled first, then run in turn; the ratio of each pair is taken, and their median is printed with the
-interquartile range. Ratios of neighbours survive a busy machine, single timings do not.
+All steps are compiled first, then run in turn; the ratio to the standard step of the same round is taken, and the
+median over the rounds is printed with the interquartile range. Ratios of neighbours survive a busy machine, single
+timings do not.
 """
 
 import argparse
@@ -17,6 +18,8 @@ from configs import turbulence
 from dydiff_jax import build
 from dydiff_jax.training import optim, sharding, state
 from dydiff_jax.types import Batch
+
+METHODS = ("standard", "dynamical", "rolling", "rolling_dynamical")
 
 
 def make_step(method: str, size: str, batch_size: int):
@@ -48,29 +51,28 @@ def timed(step, train_state, batch):
 
 
 def main():
-    """Prints the ratio dynamical / standard."""
+    """Prints the ratio to the standard step for every other method."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", default="tiny")
-    parser.add_argument("--pairs", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--batch", type=int, default=4)
     args = parser.parse_args()
     with jax.set_mesh(sharding.make_mesh(sharding.MeshOptions())):
-        runs = {method: make_step(method, args.size, args.batch) for method in ("standard", "dynamical")}
+        runs = {method: make_step(method, args.size, args.batch) for method in METHODS}
         states = {method: timed(*run)[1] for method, run in runs.items()}
         seconds = {method: [] for method in runs}
-        for pair in range(args.pairs):
-            for method in sorted(runs, reverse=bool(pair % 2)):
+        for number in range(args.rounds):
+            for method in METHODS[:: -1 if number % 2 else 1]:
                 step, _, batch = runs[method]
                 spent, states[method] = timed(step, states[method], batch)
                 seconds[method].append(spent)
-    ratio = np.asarray(seconds["dynamical"]) / np.asarray(seconds["standard"])
-    low, middle, high = np.percentile(ratio, [25, 50, 75])
-    print(
-        f"device {jax.devices()[0]}, jax {jax.__version__}, size {args.size}, batch {args.batch}, {args.pairs} pairs"
-    )
+    print(f"{jax.devices()[0]}, jax {jax.__version__}, size {args.size}, batch {args.batch}, {args.rounds} rounds")
     for method, values in seconds.items():
-        print(f"{method}: median {np.median(values):.4f} s a step, minimum {min(values):.4f} s")
-    print(f"dynamical / standard: median {middle:.3f}, interquartile {low:.3f} to {high:.3f}")
+        low, middle, high = np.percentile(np.divide(values, seconds["standard"]), [25, 50, 75])
+        print(
+            f"{method}: {middle:.3f} of a standard step (median; interquartile {low:.3f} to {high:.3f}), "
+            f"{np.median(values):.4f} s"
+        )
 
 
 if __name__ == "__main__":

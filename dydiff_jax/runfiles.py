@@ -88,13 +88,10 @@ def load_ema(experiment: build.Experiment, mesh: Mesh, directory: pathlib.Path) 
 def missing_variance(
     experiment: build.Experiment, params: Any, mesh: Mesh, train: pipeline.Windows
 ) -> tuple[float, ...]:
-    """What `Experiment.missing_variance` measures on training windows, (0,) for a process that does not ask for it."""
-    config = experiment.config
-    if not config.process.continues_noise:
-        return (0.0,)
+    """What `Experiment.missing_variance` measures on training windows, for each channel."""
     batch = pipeline.select(train, min(MISSING_WINDOWS, len(train))).batch()
     with jax.set_mesh(mesh):
-        key = jax.random.key(config.evaluation.seed)
+        key = jax.random.key(experiment.config.evaluation.seed)
         return tuple(np.asarray(jax.jit(experiment.missing_variance)(params, batch, key)).tolist())
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from dydiff_jax.data.simulated import Simulated
 from dydiff_jax.data.simulators import kolmogorov as solver
-from dydiff_jax.data.source import Trajectories, register
+from dydiff_jax.data.source import register
 
 
 class State(NamedTuple):
@@ -55,6 +55,8 @@ class Kolmogorov(Simulated):
 
     title: ClassVar[str] = "Kolmogorov flow"
     solver_version: ClassVar[int] = 1
+    time_unit: ClassVar[str] = "model time"
+    unit: ClassVar[str] = "model velocity"
 
     def __post_init__(self):
         super().__post_init__()
@@ -133,22 +135,3 @@ class Kolmogorov(Simulated):
         left, lower = solver.face_means(state.flow, self.out_cells)
         faces = jnp.roll(left, -1, axis=1), jnp.roll(lower, -1, axis=0)
         return jnp.stack(faces, axis=-1).astype(jnp.float16)
-
-    def load(self) -> Trajectories:
-        """Simulate what is missing from the cache, and open it.
-
-        Raises:
-          ValueError: a cached file is broken; it is named.
-          FloatingPointError: the flow became non-finite.
-        """
-        parts = self.simulated_parts()
-        return Trajectories(
-            arrays=tuple(part.open() for part in parts),
-            names=tuple(str(part.path) for part in parts),
-            fields=("horizontal velocity", "vertical velocity"),
-            interval=self.interval,
-            time_unit="model time",
-            unit="model velocity",
-            periodic_x=True,
-            mirror=None,
-        )

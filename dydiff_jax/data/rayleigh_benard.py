@@ -7,7 +7,7 @@ import jax
 
 from dydiff_jax.data.simulated import Simulated
 from dydiff_jax.data.simulators import rayleigh_benard as solver
-from dydiff_jax.data.source import Trajectories, register
+from dydiff_jax.data.source import register
 
 
 @register("rayleigh_benard")
@@ -41,6 +41,9 @@ class RayleighBenard(Simulated):
 
     title: ClassVar[str] = "convection"
     solver_version: ClassVar[int] = 1
+    time_unit: ClassVar[str] = "free-fall time"
+    unit: ClassVar[str] = "free-fall velocity"
+    mirror: ClassVar[tuple[float, ...] | None] = (-1.0, 1.0)
 
     def __post_init__(self):
         super().__post_init__()
@@ -92,22 +95,3 @@ class RayleighBenard(Simulated):
             return cells[:: self.factor, :: self.factor]
         rows, columns, channels = self.frame_shape
         return cells.reshape(rows, self.factor, columns, self.factor, channels).mean(axis=(1, 3))
-
-    def load(self) -> Trajectories:
-        """Simulate what is missing from the cache, and open it.
-
-        Raises:
-          ValueError: a cached file is broken; it is named.
-          FloatingPointError: the flow became non-finite.
-        """
-        parts = self.simulated_parts()
-        return Trajectories(
-            arrays=tuple(part.open() for part in parts),
-            names=tuple(str(part.path) for part in parts),
-            fields=("horizontal velocity", "vertical velocity"),
-            interval=self.interval,
-            time_unit="free-fall time",
-            unit="free-fall velocity",
-            periodic_x=True,
-            mirror=(-1.0, 1.0),
-        )

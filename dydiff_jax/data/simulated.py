@@ -11,6 +11,7 @@ from absl import logging
 
 from dydiff_jax.data import cache
 from dydiff_jax.data.simulators import ensemble
+from dydiff_jax.data.source import Trajectories
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Simulated(abc.ABC):
     title: ClassVar[str]
     #: Raised when the solver changes what it computes, so that no cache of an older one is read.
     solver_version: ClassVar[int]
+    #: Of `Trajectories`.
+    fields: ClassVar[tuple[str, ...]] = ("horizontal velocity", "vertical velocity")
+    time_unit: ClassVar[str]
+    unit: ClassVar[str]
+    mirror: ClassVar[tuple[float, ...] | None] = None
 
     def __post_init__(self):
         for name in ("interval", "duration"):
@@ -108,10 +114,11 @@ class Simulated(abc.ABC):
         """What the cache folder says of its contents, in manifest.json."""
         return dataclasses.asdict(self)
 
-    def simulated_parts(self) -> list[cache.Part]:
-        """The parts, after simulating those that are missing from the cache.
+    def load(self) -> Trajectories:
+        """Simulate what is missing from the cache, and open it.
 
         Raises:
+          ValueError: a cached file is broken; it is named.
           FloatingPointError: the flow became non-finite.
         """
         parts = self.parts()
@@ -121,7 +128,16 @@ class Simulated(abc.ABC):
                 logging.info("simulating %d trajectories into %s", len(missing), self.folder)
                 cache.write_json(self.folder / "manifest.json", self.manifest())
                 ensemble.simulate_missing(self, missing, self.workers or _cores())
-        return parts
+        return Trajectories(
+            arrays=tuple(part.open() for part in parts),
+            names=tuple(str(part.path) for part in parts),
+            fields=self.fields,
+            interval=self.interval,
+            time_unit=self.time_unit,
+            unit=self.unit,
+            periodic_x=True,
+            mirror=self.mirror,
+        )
 
 
 def _cores() -> int:
