@@ -187,8 +187,13 @@ def open_data(config: Config) -> pipeline.Splits:
             f"config.evaluation.windows: expected at most the {len(splits.test)} windows of the test part, "
             f"found {config.evaluation.windows}"
         )
-    report.check_samples(config.scores, len(splits.reference), "training")
+    report.check_samples(config.scores, len(reference_windows(config, splits)), "training")
     return splits
+
+
+def reference_windows(config: Config, splits: pipeline.Splits) -> pipeline.Windows:
+    """Windows of the training part as long as the context and horizon of the test windows."""
+    return pipeline.reference_windows(splits.train.trajectories, config.windows, config.horizon)
 
 
 def check_regression(config: Config) -> Config | None:
@@ -226,7 +231,8 @@ def make_evaluation(config: Config, splits: pipeline.Splits) -> evaluate.Evaluat
     """The test windows of an evaluation, and windows that stand for the training part, evenly spaced both."""
     test = pipeline.select(splits.test, config.evaluation.windows)
     wanted = max(TRAINING_WINDOWS, config.scores.fsd_samples or 0)
-    training = pipeline.select(splits.reference, min(wanted, len(splits.reference)))
+    reference = reference_windows(config, splits)
+    training = pipeline.select(reference, min(wanted, len(reference)))
     return evaluate.Evaluation(
         test=evaluate.Sample(test.batch(), test.crops),
         training=evaluate.Sample(training.batch(), training.crops),

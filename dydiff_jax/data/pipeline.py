@@ -58,20 +58,16 @@ class WindowOptions:
         return self.num_context + self.num_forecast
 
 
-class Splits(NamedTuple):
-    """The windows of each part; a part with a fraction of 0 is empty.
+#: Names of the parts, for messages.
+PARTS = ("training", "validation", "test")
 
-    Attributes:
-      train: p + k frames each.
-      valid: p + k frames each.
-      test: as many frames as the context and the horizon of a forecast have.
-      reference: windows of the training part as long as those of the test part.
-    """
+
+class Splits(NamedTuple):
+    """The windows of each part; a part with a fraction of 0 is empty. Test windows may be longer than the others."""
 
     train: Windows
     valid: Windows
     test: Windows
-    reference: Windows
 
 
 def make_splits(trajectories: Trajectories, options: WindowOptions, horizon: int | None = None) -> Splits:
@@ -90,19 +86,34 @@ def make_splits(trajectories: Trajectories, options: WindowOptions, horizon: int
     if options.flip and trajectories.mirror is None:
         raise ValueError("flip: the mirror image of these data is not known to be a solution; use flip=False")
     horizon = options.num_forecast if horizon is None else horizon
-    long = cut._replace(frames=options.num_context + horizon)
-    cuts = Splits(train=cut, valid=cut, test=long, reference=long)
+    cuts = Splits(cut, cut, cut._replace(frames=options.num_context + horizon))
     if options.split == "published":
         places = _published(trajectories, corners, options, horizon)
     else:
-        train, valid, test = _spans(trajectories, options)
-        spans = Splits(train, valid, test, reference=train)
-        places = Splits(*(_places(*part, corners, options) for part in zip(spans, cuts, strict=True)))
-        _check_parts(places, cuts, trajectories, options)
+        parts = zip(_spans(trajectories, options), cuts, strict=True)
+        places = Splits(*(_places(spans, cut, corners, options) for spans, cut in parts))
+    for name, part, part_cut, share in zip(PARTS, places, cuts, options.fractions, strict=True):
+        if share > 0:
+            _check_part(name, part, part_cut, trajectories, options)
     trajectories.check_finite()
     parts = Splits(*(Windows(trajectories, *part) for part in zip(cuts, places, strict=True)))
     train = dataclasses.replace(parts.train, random_crop=options.random_crop, flip=options.flip)
     return parts._replace(train=train)
+
+
+def reference_windows(trajectories: Trajectories, options: WindowOptions, horizon: int) -> Windows:
+    """Windows of the training part that are as long as those of the test part: what baselines may know.
+
+    Raises:
+      ValueError: there is none.
+    """
+    cut, corners = _crops(trajectories, options)
+    long = cut._replace(frames=options.num_context + horizon)
+    if options.split == "published":
+        return Windows(trajectories, long, _published(trajectories, corners, options, horizon).train)
+    places = _places(_spans(trajectories, options).train, long, corners, options)
+    _check_part(PARTS[0], places, long, trajectories, options)
+    return Windows(trajectories, long, places)
 
 
 class TrainBatches:
@@ -162,15 +173,14 @@ def _places(spans: list[splits.Span], cut: Cut, corners: np.ndarray, options: Wi
 def _published(
     trajectories: Trajectories, corners: np.ndarray, options: WindowOptions, horizon: int
 ) -> Splits:
-    """The windows of TF-Net's split, which are those of the training part for reference too."""
+    """The places of TF-Net's split."""
     if horizon != options.num_forecast:
         raise ValueError(
             f'horizon: the split "published" has forecasts of {options.num_forecast} frames, found {horizon}; use '
             "another split"
         )
     parts = splits.published(trajectories, options.num_context, options.num_forecast, len(corners))
-    train, valid, test = (_published_places(samples, corners) for samples in parts)
-    return Splits(train, valid, test, reference=train)
+    return Splits(*(_published_places(samples, corners) for samples in parts))
 
 
 def _published_places(samples: np.ndarray, corners: np.ndarray) -> np.ndarray:
@@ -178,14 +188,13 @@ def _published_places(samples: np.ndarray, corners: np.ndarray) -> np.ndarray:
     return np.column_stack([np.zeros_like(start), start, corners[crop]])
 
 
-def _check_parts(places: Splits, cuts: Splits, trajectories: Trajectories, options: WindowOptions) -> None:
-    shares = (*options.fractions, options.fractions[0])
-    names = ("training", "validation", "test", "training")
-    for name, part, cut, share in zip(names, places, cuts, shares, strict=True):
-        if share > 0 and len(part) == 0:
-            lengths = sorted({len(array) for array in trajectories.arrays})
-            raise ValueError(
-                f"the {name} part holds no window of {cut.frames} frames: trajectories have "
-                f"{lengths} frames, split {options.split!r} with fractions {options.fractions}; use longer "
-                "trajectories, a shorter window or horizon, or other fractions"
-            )
+def _check_part(
+    name: str, places: np.ndarray, cut: Cut, trajectories: Trajectories, options: WindowOptions
+) -> None:
+    if len(places) == 0:
+        lengths = sorted({len(array) for array in trajectories.arrays})
+        raise ValueError(
+            f"the {name} part holds no window of {cut.frames} frames: trajectories have "
+            f"{lengths} frames, split {options.split!r} with fractions {options.fractions}; use longer "
+            "trajectories, a shorter window or horizon, or other fractions"
+        )

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from trajectories import counting
 
-from dydiff_jax.data.pipeline import TrainBatches, WindowOptions, make_splits, select, statistics
+from dydiff_jax.data.pipeline import (
+    TrainBatches,
+    WindowOptions,
+    make_splits,
+    reference_windows,
+    select,
+    statistics,
+)
 from dydiff_jax.data.windows import Place
 
 OPTIONS = dict(num_context=2, num_forecast=1, crop=4, split="trajectory", fractions=(0.4, 0.3, 0.3))
@@ -174,16 +181,19 @@ def test_a_horizon_lengthens_test_windows_and_leaves_the_training_part_as_it_is(
     plain, long = make_splits(data, options), make_splits(data, options, horizon=9)
     np.testing.assert_array_equal(long.train.places, plain.train.places)
     np.testing.assert_array_equal(plain.test.places, make_splits(data, options, horizon=1).test.places)
-    assert long.train.cut.frames == 3 and long.test.cut.frames == long.reference.cut.frames == 2 + 9
+    reference = reference_windows(data, options, horizon=9)
+    assert long.train.cut.frames == 3 and long.test.cut.frames == reference.cut.frames == 2 + 9
 
     def frames(windows):
         return {(place[0], place[1] + i) for place in windows.places for i in range(windows.cut.frames)}
 
     assert frames(long.test) == frames(plain.test), "the same test frames, in longer windows"
-    assert frames(long.reference) <= frames(long.train)
+    assert frames(reference) == frames(long.train)
     assert not frames(long.test) & frames(long.train)
 
 
 def test_a_horizon_that_no_test_window_holds_is_refused():
     with pytest.raises(ValueError, match="the test part holds no window of 100 frames"):
         make_splits(counting(lengths=(60, 60, 60)), WindowOptions(**OPTIONS), horizon=98)
+    with pytest.raises(ValueError, match="the training part holds no window of 100 frames"):
+        reference_windows(counting(lengths=(60, 60, 60)), WindowOptions(**OPTIONS), horizon=98)

@@ -119,7 +119,7 @@ def test_options_that_do_not_fit_the_data(options, message):
 @pytest.mark.parametrize(
     "options",
     [
-        dict(num_context=0),
+        dict(num_context=-1),
         dict(num_forecast=0),
         dict(stride=0),
         dict(crop=0),
