@@ -32,7 +32,7 @@ LABELS = {
     "rmse": "RMSE of the mean ({})",
     "spread_skill": "Spread / error",
     "spectrum_error": "Spectrum error (decades)",
-    "fsd": "Frechet spectral distance, ({})²",
+    "fsd": "Spectral distance fsd, ({})²",
     "mse_sum": "Squared error, summed",
 }
 SPECTRA = {
