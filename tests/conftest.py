@@ -14,6 +14,13 @@ from jaxtyping import install_import_hook
 install_import_hook(["dydiff_jax.diffusion", "dydiff_jax.metrics", "dydiff_jax.models"], "beartype.beartype")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_compiled():
+    """What a file compiled is dropped after it: jax keeps 4096 programs, and gigabytes, and then forgets the oldest."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Double precision for the length of one test."""

@@ -39,7 +39,7 @@ def assert_same_run(workdir, found, reference):
 
 
 def start(workdir, **settings):
-    arguments = [f"{name}={value}" for name, value in ({"pause": 0.03} | RUN | settings).items()]
+    arguments = [f"{name}={value}" for name, value in ({"pause": 0.1} | RUN | settings).items()]
     script = pathlib.Path(toy.__file__)
     return subprocess.Popen(
         [sys.executable, str(script), str(workdir), *arguments], stderr=subprocess.PIPE, env=dict(os.environ)
