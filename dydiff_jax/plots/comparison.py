@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from dydiff_jax.plots import samples
 from dydiff_jax.plots.draw import DPI, write_whole
 from dydiff_jax.plots.figures import COLOURS, MARKERS
+from dydiff_jax.plots.page import plain_axes
 
 METHODS = ("standard", "dynamical", "rolling", "rolling_dynamical", "regression")  # in the order of COLOURS
 LINES = ("-", "--", "-.", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))  # of the variants of a method
@@ -161,14 +162,13 @@ def spectra(found: Mapping[str, Any], kind: str) -> Figure:
             )
     upper.plot(wavenumber, truth, color="black", linestyle="--", linewidth=1.2, label="truth", zorder=5)
     lower.axhline(1.0, color="black", linestyle="--", linewidth=1.2, zorder=5)
-    upper.set(xscale="log", yscale="log")
-    lower.set(yscale="log")
     upper.set_xscale("log", base=2)
+    upper.set_yscale("log")
     lower.set_yscale("log", base=2)
     for values in (lower.xaxis, lower.yaxis):
         values.set_major_formatter("{x:g}")
     label = SPECTRA[kind][1].format(found["unit"])
-    _plain(upper, "", label)
+    plain_axes(upper, ylabel=label)
     _finish(figure, lower, "wavenumber (cycles per shorter side)", "forecast over truth", upper)
     return figure
 
@@ -197,7 +197,8 @@ def sweep(found: Mapping[str, Any], key: str) -> Figure:
             elif points:
                 thin = {"linewidth": 1.2, "linestyle": "--"}
                 axis.axhline(mean[0], color=shades[line]["color"], label=shades[line]["label"], **thin)
-        _plain(axis, key, LABELS[name].format(found["unit"]).replace(" (", "\n(").replace(", ", ",\n"))
+        label = LABELS[name].format(found["unit"]).replace(" (", "\n(").replace(", ", ",\n")
+        plain_axes(axis, xlabel=key, ylabel=label)
         if wide:
             axis.set_xscale("log", base=2)
         axis.set_xticks(list(places.values()), ticks)
@@ -250,15 +251,8 @@ def _one_panel() -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _plain(axis: Axes, xlabel: str, ylabel: str) -> None:
-    axis.set(xlabel=xlabel, ylabel=ylabel)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(color="0.9", linewidth=0.8)
-    axis.set_axisbelow(True)
-
-
 def _finish(figure: Figure, axis: Axes, xlabel: str, ylabel: str, named: Axes | None = None) -> None:
-    _plain(axis, xlabel, ylabel)
+    plain_axes(axis, xlabel=xlabel, ylabel=ylabel)
     _legend(figure, named or axis)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dydiff_jax.plots.page import GAP, Page, field_image, panel_size, scales
+from dydiff_jax.plots.page import GAP, Page, field_image, panel_size, plain_axes, scales
 from dydiff_jax.plots.results import Forecast
 
 # Okabe and Ito: colour-blind safe
@@ -53,13 +53,6 @@ def _columns(frames: int, known: int) -> list[int]:
     return [*range(known), *np.unique(leads.round().astype(int))]
 
 
-def _plain_axes(axis: Axes, **labels: str) -> None:
-    axis.set(**labels)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(color="0.9", linewidth=0.8)
-    axis.set_axisbelow(True)
-
-
 def _styles(info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Colour and marker of each forecast, the evaluated method first and thickest."""
     names = sorted(info["scores"], key=lambda name: name != info["method"])
@@ -97,8 +90,8 @@ def error_figure(info: Mapping[str, Any]) -> Figure:
             left.plot(times, scores["spread"]["per_lead"], color=style["color"], linestyle=":")
     left.plot([], [], color="0.3", linestyle=":", label="spread")
     xlabel = f"lead time ({info['time_unit']})"
-    _plain_axes(left, title="Error and spread", xlabel=xlabel, ylabel=f"RMSE of the mean ({info['unit']})")
-    _plain_axes(right, title="Score of the ensemble", xlabel=xlabel, ylabel=f"fair CRPS ({info['unit']})")
+    plain_axes(left, title="Error and spread", xlabel=xlabel, ylabel=f"RMSE of the mean ({info['unit']})")
+    plain_axes(right, title="Score of the ensemble", xlabel=xlabel, ylabel=f"fair CRPS ({info['unit']})")
     for axis in (left, right):
         axis.set_ylim(bottom=0)
     _legend(figure, left)
@@ -124,8 +117,8 @@ def spectra_figure(info: Mapping[str, Any]) -> Figure:
     left.plot(wavenumber, truth, color="black", linestyle="--", label="truth", zorder=5)
     right.axhline(1.0, color="black", linestyle="--", zorder=5)
     xlabel = "wavenumber (cycles per shorter side)"
-    _plain_axes(left, title="Power at the last lead", xlabel=xlabel, ylabel=f"power, ({info['unit']})²")
-    _plain_axes(right, title="Forecast over truth", xlabel=xlabel, ylabel="ratio of power")
+    plain_axes(left, title="Power at the last lead", xlabel=xlabel, ylabel=f"power, ({info['unit']})²")
+    plain_axes(right, title="Forecast over truth", xlabel=xlabel, ylabel="ratio of power")
     _legend(figure, left)
     return figure
 
@@ -142,6 +135,6 @@ def rank_figure(info: Mapping[str, Any]) -> Figure:
         axis.bar(np.arange(len(count)), count / count.mean(), width=0.85, color=_styles(info)[name]["color"])
     for axis, name in zip(axes, ensembles or ["no ensemble"], strict=True):
         axis.axhline(1.0, color="black", linestyle="--", linewidth=1)
-        _plain_axes(axis, title=name, xlabel="members below the truth")
+        plain_axes(axis, title=name, xlabel="members below the truth")
     axes[0].set_ylabel("frequency (1 if flat)")
     return figure

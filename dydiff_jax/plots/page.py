@@ -57,3 +57,11 @@ def field_image(axis: Axes, frame: np.ndarray, scale: Mapping[str, Any]) -> Axes
     """A field [h, w] without ticks that fills its axes."""
     axis.set(xticks=[], yticks=[])
     return axis.imshow(frame, origin="lower", aspect="auto", interpolation="nearest", **scale)
+
+
+def plain_axes(axis: Axes, **labels: str) -> None:
+    """Axes with these labels, a light grid and no frame above and to the right."""
+    axis.set(**labels)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(color="0.9", linewidth=0.8)
+    axis.set_axisbelow(True)
