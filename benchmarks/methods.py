@@ -16,7 +16,7 @@ import numpy as np
 
 from configs import turbulence
 from dydiff_jax import build
-from dydiff_jax.training import optim, sharding, state
+from dydiff_jax.training import batches, optim, sharding, state
 from dydiff_jax.types import Batch
 
 METHODS = ("standard", "dynamical", "rolling", "rolling_dynamical")
@@ -39,7 +39,7 @@ def make_step(method: str, size: str, batch_size: int):
     step = state.make_train_step(experiment.loss, optimizer, config.ema, config.seed, abstract)
     shape = (batch_size, config.window.num_frames, side, side, 2)
     frames = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    batch = sharding.global_batch(lambda a, b: Batch(frames[a:b]), batch_size, jax.sharding.get_mesh())
+    batch = batches.assemble(Batch(frames), range(batch_size), batch_size, jax.sharding.get_mesh())
     return step, train_state, batch
 
 

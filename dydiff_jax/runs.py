@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from dydiff_jax import build, evaluate, inputs, plots, report, runfiles
 from dydiff_jax.config import Config, plain
 from dydiff_jax.data import pipeline
-from dydiff_jax.training import loop, sharding, workdir
+from dydiff_jax.training import batches, loop, sharding, workdir
 
 #: Windows that stand for the training part in the baselines.
 TRAINING_WINDOWS = 512
@@ -34,15 +34,15 @@ def train(raw: ml_collections.ConfigDict, directory: pathlib.Path, command: str 
     """
     config = build.load(raw)
     mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batch(config.train.batch_size, mesh)
+    batches.check_batch(config.train.batch_size, mesh)
     check_regression(config)
     if (directory / "config.json").exists():
         workdir.claim(directory, json.dumps(plain(raw)))  # another config is refused before data are made
     splits = open_data(config)
     workdir.claim(directory, json.dumps(plain(raw)))
     experiment = build.build(config, runfiles.claim_card(directory, runfiles.data_card(config, splits)))
-    batches = pipeline.TrainBatches(splits.train, config.train.batch_size, config.seed)
-    task = loop.Task(experiment.init, experiment.loss, batches.rows, batches.ids)
+    examples = pipeline.TrainBatches(splits.train, config.train.batch_size, config.seed)
+    task = loop.Task(experiment.init, experiment.loss, examples.stream, examples.rows, examples.ids)
     loop.train(task, config.train, config.optimizer, config.ema, mesh, config.seed, directory)
     return score(experiment, splits, mesh, directory, command)
 

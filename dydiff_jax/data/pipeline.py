@@ -1,6 +1,8 @@
 """From trajectories to batches: splits, windows, and batches as a pure function of (seed, step)."""
 
 import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import grain
@@ -128,16 +130,20 @@ class TrainBatches:
         numbers = grain.MapDataset.range(len(windows))
         self._places = numbers.seed(seed).shuffle().repeat().random_map(windows.draw)
 
-    def rows(self, step: int, start: int, stop: int) -> Batch:
-        """Rows [start, stop) of the batch of one step."""
-        return stack([self._windows.read(self._place(step, row)) for row in range(start, stop)])
+    def rows(self, step: int, rows: Sequence[int]) -> Batch:
+        """These rows of the batch of one step."""
+        return stack([self._windows.read(self._place(step, row)) for row in rows])
+
+    def stream(self, step: int, rows: Sequence[int]) -> Iterator[Batch]:
+        """These rows of the batches of one step and of all that follow."""
+        return (self.rows(number, rows) for number in itertools.count(step))
 
     def ids(self, step: int) -> list[Place]:
         """Where each row of the batch of one step is cut."""
         return [self._place(step, row) for row in range(self._batch_size)]
 
     def _place(self, step: int, row: int) -> Place:
-        return self._places[step * self._batch_size + row]
+        return self._places[step * self._batch_size + int(row)]
 
 
 def _crops(trajectories: Trajectories, options: WindowOptions) -> tuple[Cut, np.ndarray]:

@@ -8,13 +8,13 @@ that was not.
 import os
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from dydiff_jax.training import optim, sharding
+from dydiff_jax.training import batches, optim
 from dydiff_jax.training.checkpoints import Checkpoints
 from dydiff_jax.training.logging import MetricsLog, message, progress_bar
 from dydiff_jax.training.monitor import Monitor, StopRequest
@@ -45,15 +45,16 @@ def train(
       SystemExit: with `EXIT_STOPPED`, after SIGTERM and a checkpoint.
     """
     workdir = pathlib.Path(workdir)
-    sharding.check_batch(options.batch_size, mesh)
+    batches.check_batch(options.batch_size, mesh)
     schedule = optim.learning_rate(optimizer_options, options.steps)
     optimizer = optim.make_optimizer(optimizer_options, options.steps)
 
     def init() -> TrainState:
         return init_state(task.init, optimizer, seed)
 
-    def batch_of(step: int) -> Batch:
-        return sharding.global_batch(lambda *rows: task.rows(step, *rows), options.batch_size, mesh)
+    def stream(step: int) -> Iterator[Batch]:
+        rows = batches.local_rows(options.batch_size, mesh)
+        return (batches.assemble(local, rows, options.batch_size, mesh) for local in task.stream(step, rows))
 
     with (
         jax.set_mesh(mesh),
@@ -69,7 +70,7 @@ def train(
         )
         with MetricsLog(workdir, done, window) as log, progress_bar(done, options.steps) as bar:
             monitor = Monitor(task.ids, options, schedule, log, bar)
-            return run_steps(state, train_step, batch_of, options, monitor, checkpoints, stop)
+            return run_steps(state, train_step, stream(done), options, monitor, checkpoints, stop)
 
 
 def start(
@@ -85,7 +86,7 @@ def start(
 def run_steps(
     state: TrainState,
     train_step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]],
-    batch_of: Callable[[int], Batch],
+    stream: Iterator[Batch],
     options: TrainOptions,
     monitor: Monitor,
     checkpoints: Checkpoints,
@@ -93,13 +94,13 @@ def run_steps(
 ) -> TrainState:
     """Starts a step, makes the next batch while the devices work, then looks at the step before."""
     first = int(state.step)
-    batch = batch_of(first) if first < options.steps else None
+    batch = next(stream) if first < options.steps else None
     for step in range(first, options.steps):
         state, metrics = train_step(state, batch)
         monitor.watch(step, metrics)
         done = step + 1
         if done < options.steps:
-            batch = batch_of(done)
+            batch = next(stream)
         monitor.check(leave=1)
         stopping = stop.requested(done)
         if stopping or done % options.checkpoint_every == 0 or done == options.steps:

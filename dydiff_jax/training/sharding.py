@@ -8,9 +8,7 @@ makes XLA scale its kernel gradient by the size of any idle mesh axis, without a
 """
 
 import dataclasses
-import functools
 import re
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,7 +17,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dydiff_jax.placement import BATCH_AXES
-from dydiff_jax.types import Batch
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -83,17 +80,6 @@ def make_mesh(options: MeshOptions) -> Mesh:
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def check_batch(batch_size: int, mesh: Mesh) -> None:
-    """Raises a ValueError if the mesh does not divide the batch."""
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    if batch_size % parts:
-        raise ValueError(
-            f"batch_size: expected a multiple of the {parts} parts (data * fsdp) into which the mesh "
-            f"{dict(mesh.shape)} splits it, found {batch_size}; "
-            f"use {batch_size - batch_size % parts or parts} or another mesh"
-        )
-
-
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The sharding of every array of a batch."""
     return NamedSharding(mesh, BATCH_SPEC)
@@ -122,29 +108,3 @@ def state_shardings(abstract: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, leaf_spec(leaf_name(path), leaf.shape, mesh)), abstract
     )
-
-
-def global_batch(rows: Callable[[int, int], Batch], batch_size: int, mesh: Mesh) -> Batch:
-    """Assembles a global batch, sharded by `BATCH_SPEC`, from the rows that this process's devices need.
-
-    Args:
-      rows: maps (start, stop) to that slice of the global batch, in numpy; called once for each slice.
-      batch_size: rows of the global batch.
-      mesh: the device mesh.
-    """
-    sharding = batch_sharding(mesh)
-    rows = functools.cache(rows)
-
-    def part(index: tuple[slice, ...]) -> Batch:
-        start, stop, _ = index[0].indices(batch_size)
-        return rows(start, stop)
-
-    first = part(next(iter(sharding.addressable_devices_indices_map((batch_size,)).values())))
-    leaves, structure = jax.tree.flatten(first)
-    arrays = [
-        jax.make_array_from_callback(
-            (batch_size, *leaf.shape[1:]), sharding, lambda index, i=i: jax.tree.leaves(part(index))[i]
-        )
-        for i, leaf in enumerate(leaves)
-    ]
-    return jax.tree.unflatten(structure, arrays)

@@ -1,7 +1,7 @@
 """What is trained and for how long: the arguments of the loop."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,13 +17,15 @@ class Task(NamedTuple):
       init: maps a key to parameters.
       loss: maps (params, batch, key) to the loss and scalar metrics. The key is that of the step; keys of
         examples are derived from it and the row, so that nothing random depends on the number of devices.
-      rows: maps (step, start, stop) to rows start to stop of the batch of that step, in numpy.
+      stream: maps (step, rows) to those rows of the batches of that step and all later ones, in numpy, read ahead.
+      rows: maps (step, rows) to those rows of the batch of that step; what `stream` yields, read on the spot.
       ids: maps a step to the names of the examples in its batch, for error messages.
     """
 
     init: Callable[[jax.Array], Params]
     loss: Loss
-    rows: Callable[[int, int, int], Batch]
+    stream: Callable[[int, Sequence[int]], Iterator[Batch]]
+    rows: Callable[[int, Sequence[int]], Batch]
     ids: Callable[[int], list]
 
 

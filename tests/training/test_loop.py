@@ -16,7 +16,7 @@ import pytest
 import toy
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
-from dydiff_jax.training import checkpoints, loop, optim, sharding, state
+from dydiff_jax.training import batches, checkpoints, loop, optim, sharding, state
 
 RUN = {"steps": 40, "checkpoint_every": 4}
 
@@ -144,7 +144,7 @@ def test_the_step_is_compiled_once(tmp_path):
             current, _ = loop.start(init, abstract, opened)
             for _ in range(3):
                 n = int(current.step)
-                batch = sharding.global_batch(lambda *rows, n=n: task.rows(n, *rows), toy.BATCH_SIZE, mesh)
+                batch = batches.assemble(task.rows(n, range(8)), range(8), toy.BATCH_SIZE, mesh)
                 current, _ = step(current, batch)
             opened.save(n + 1, current, {})
     assert int(current.step) == 6
@@ -211,10 +211,10 @@ def test_a_skipped_step_changes_only_the_counters():
 
     with jax.set_mesh(mesh):
         step = state.make_train_step(task.loss, optimizer, toy.EMA, 5, state.abstract_state(init, mesh))
-        before, metrics = step(jax.jit(init)(), task.rows(0, 0, 8))
+        before, metrics = step(jax.jit(init)(), task.rows(0, range(8)))
         assert np.isfinite(metrics["loss"])
         kept = jax.device_get(before)
-        after, metrics = step(before, task.rows(1, 0, 8))
+        after, metrics = step(before, task.rows(1, range(8)))
     assert np.isnan(metrics["loss"]) and np.isnan(metrics["grad_norm"])
     assert (int(after.step), int(after.skipped), int(after.bad_steps)) == (2, 1, 1)
     for name in ("params", "opt_state", "ema"):

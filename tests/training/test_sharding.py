@@ -8,7 +8,7 @@ import toy
 from jax.sharding import PartitionSpec as P
 
 from dydiff_jax.models.uvit import UViT3D, UViTOptions
-from dydiff_jax.training import optim, sharding, state
+from dydiff_jax.training import batches, optim, sharding, state
 from dydiff_jax.types import Batch
 
 MESHES = {
@@ -54,7 +54,7 @@ def gradients(options):
     shardings = sharding.state_shardings(params, mesh)
     frames = np.random.default_rng(0).standard_normal(SHAPE, dtype=np.float32)
     with jax.set_mesh(mesh):
-        batch = sharding.global_batch(lambda start, stop: Batch(frames[start:stop]), SHAPE[0], mesh)
+        batch = batches.assemble(Batch(frames), range(SHAPE[0]), SHAPE[0], mesh)
         gradient = jax.jit(
             jax.value_and_grad(model_loss),
             out_shardings=(None, shardings),
@@ -79,7 +79,7 @@ def train(options, steps=4):
         step = state.make_train_step(task.loss, optimizer, toy.EMA, 0, abstract)
         losses = []
         for n in range(steps):
-            batch = sharding.global_batch(lambda *rows, n=n: task.rows(n, *rows), toy.BATCH_SIZE, mesh)
+            batch = batches.assemble(task.rows(n, range(8)), range(8), toy.BATCH_SIZE, mesh)
             current, metrics = step(current, batch)
             losses.append(float(metrics["loss"]))
     return losses, current, step._cache_size()
@@ -147,26 +147,6 @@ def test_most_of_a_model_is_sharded():
 def test_rules(path, shape, spec):
     """Kernels are split by inputs and outputs, never by a window; what is not divisible stays whole."""
     assert sharding.leaf_spec(path, shape, sharding.make_mesh(MESHES["all"])) == spec
-
-
-def test_global_batch_asks_for_each_slice_once():
-    asked = []
-
-    def numbered(start, stop):
-        asked.append((start, stop))
-        return Batch(np.arange(16.0).reshape(8, 1, 1, 1, 2)[start:stop], static=np.arange(8.0)[start:stop])
-
-    mesh = sharding.make_mesh(MESHES["all"])
-    batch = sharding.global_batch(numbered, 8, mesh)
-    assert sorted(asked) == [(0, 2), (2, 4), (4, 6), (6, 8)]
-    assert batch.actions is None
-    np.testing.assert_array_equal(batch.frames.ravel(), np.arange(16.0))
-    np.testing.assert_array_equal(batch.static, np.arange(8.0))
-
-
-def test_a_batch_that_the_mesh_does_not_divide_is_refused():
-    with pytest.raises(ValueError, match=r"^batch_size: expected a multiple of the 4 .* found 10; use 8"):
-        sharding.check_batch(10, sharding.make_mesh(MESHES["all"]))
 
 
 def test_meshes_that_do_not_fit_are_refused():

@@ -3,6 +3,7 @@
 ``python toy.py WORKDIR [name=value ...]`` sets the arguments of `train`.
 """
 
+import itertools
 import pathlib
 import sys
 import time
@@ -36,18 +37,21 @@ def make_task(width: int = 16, nan_at: int = -1, nan_steps: int = 1, pause: floa
         error = hidden @ params["out"]["kernel"] + params["out"]["bias"] - x
         return jnp.mean(error**2), {"largest": jnp.max(jnp.abs(error))}
 
-    def rows(step, start, stop):
+    def rows(step, wanted):
         time.sleep(pause)
         rng = np.random.default_rng([7, step])
         frames = rng.standard_normal((BATCH_SIZE, 2, 2, 2, 1), dtype=np.float32)
         if nan_at <= step < nan_at + nan_steps:
             frames[3] = np.nan
-        return Batch(frames[start:stop])
+        return Batch(frames[list(wanted)])
+
+    def stream(first, wanted):
+        return (rows(step, wanted) for step in itertools.count(first))
 
     def ids(step):
         return [f"window-{step * BATCH_SIZE + row}" for row in range(BATCH_SIZE)]
 
-    return loop.Task(init, loss, rows, ids)
+    return loop.Task(init, loss, stream, rows, ids)
 
 
 def train(workdir, mesh=None, width=16, nan_at=-1, nan_steps=1, pause=0.0, **options):
