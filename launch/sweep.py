@@ -1,0 +1,122 @@
+"""Makes the runs of a comparison one by one or as jobs of SLURM: a grid of config values, a work directory each.
+
+    python launch/sweep.py --config=configs/turbulence.py:size=tiny --methods=dynamical --seeds=0,1 \\
+        --sweep=process.eta=0.2,0.5 --workdir=runs/sweep [--config.train.steps=3000 ...]
+
+The flags are those of ``dydiff_jax.compare``, which reads what is made here: with the same flags it writes the report.
+A run goes to ``WORKDIR/METHOD/KEY=value,.../seed_S``. Those that are finished, whose table of scores is there, are left
+out, so the same command goes on where it was stopped.
+
+``--via=local`` makes one run after the other; ``--via=slurm`` submits each with launch/slurm.sh, and one that is
+submitted twice waits for itself. ``--dry-run`` prints the commands. Options of the sampler are evaluated without
+training again; through SLURM they are submitted once the run they belong to is finished.
+
+Exits with 0 when all is done, 1 when runs failed (the others were made), 75 when it was stopped.
+"""
+
+import argparse
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from dydiff_jax import compare
+from dydiff_jax.comparison import plan
+from dydiff_jax.training.loop import EXIT_STOPPED
+
+LAUNCH = pathlib.Path(__file__).resolve().parent
+
+
+def main(argv: Sequence[str]) -> int:
+    """Checks every point of the grid, then makes those that are not done; returns the exit status."""
+    arguments, overrides = parser().parse_known_args(argv)
+    sys.path.insert(0, str(LAUNCH.parent))  # a config file imports configs.base
+    try:
+        request = plan.Request.parse(
+            arguments.config,
+            arguments.methods,
+            arguments.seeds,
+            arguments.sweep,
+            compare.overrides(overrides),
+            arguments.workdir,
+        )
+        runs = plan.make(request, compare.read).runs
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    todo = [run for run in runs if not is_done(run)]
+    say(f"{len(runs)} runs, {len(runs) - len(todo)} done")
+    if arguments.via == "slurm":
+        return submit(todo, shlex.split(arguments.sbatch), arguments.dry_run)
+    if arguments.dry_run:
+        print(*(run.command for run in todo), sep="\n")
+        return 0
+    return run_all(todo)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments, but for ``--config.key=value``."""
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    made.add_argument("--config", required=True, help="FILE[:key=value,...], without a method")
+    made.add_argument("--methods", required=True, help="dynamical,standard")
+    made.add_argument("--workdir", required=True, help="directory of the sweep")
+    made.add_argument("--seeds", default="0,1", help="of training")
+    made.add_argument(
+        "--sweep", action="append", default=[], metavar="SECTION.KEY=value,...", help="several: the product"
+    )
+    made.add_argument("--via", choices=["local", "slurm"], default="local")
+    made.add_argument("--sbatch", default="", help="options of sbatch, in one string")
+    made.add_argument("--dry-run", action="store_true", help="print the commands")
+    return made
+
+
+def is_done(run: plan.Run) -> bool:
+    """Whether the scores of a trained run are there. What is only evaluated is done quickly once it is done."""
+    return run.trains and (run.directory / "eval" / f"step_{run.raw.train.steps}" / "table.md").exists()
+
+
+def run_all(runs: Sequence[plan.Run]) -> int:
+    """Makes one run after the other, each in a process of its own; passes SIGTERM on to it."""
+    failed, stopped = [], []
+    for i, run in enumerate(runs):
+        say(f"[{i + 1} of {len(runs)}] {run.command}")
+        with subprocess.Popen([sys.executable, *shlex.split(run.command)[1:]]) as process:
+            signal.signal(signal.SIGTERM, lambda *_, process=process: stopped.append(process.terminate()))
+            status = process.wait()
+        if stopped or status == EXIT_STOPPED:
+            say("stopped: run the same command again to go on")
+            return EXIT_STOPPED
+        if status:
+            failed.append(f"status {status}: {run.command}")
+    for line in failed:
+        say(line)
+    return 1 if failed else 0
+
+
+def submit(runs: Sequence[plan.Run], options: Sequence[str], dry_run: bool) -> int:
+    """Submits a job for each run; jobs of one directory never run at the same time."""
+    waiting = {run.directory for run in runs if run.trains}
+    for run in runs:
+        if not run.trains and run.directory in waiting:
+            say(f"submit again once {run.directory} is finished: {run.name}")
+            continue
+        flags = shlex.split(run.command)[3:]  # behind python -m dydiff_jax.main
+        name = f"--job-name={run.directory}"
+        command = ["sbatch", name, "--dependency=singleton", *options, str(LAUNCH / "slurm.sh"), *flags]
+        if dry_run:
+            print(shlex.join(command))
+        else:
+            subprocess.run(command, check=True)
+    return 0
+
+
+def say(text: str) -> None:
+    """Speaks beside the commands that a dry run prints."""
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,154 @@
+"""launch/sweep.py: a grid of runs, printed, made one by one, or submitted."""
+
+import importlib.util
+import os
+import pathlib
+import re
+import shlex
+import signal
+import sys
+import time
+
+import pytest
+from launching import LAUNCH, ROOT, check_command
+
+from dydiff_jax.comparison import plan
+from dydiff_jax.training import loop
+
+spec = importlib.util.spec_from_file_location("sweep", LAUNCH / "sweep.py")
+sweep = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sweep)
+
+
+@pytest.fixture(autouse=True)
+def at_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+def grid(tmp_path: pathlib.Path, *more: str) -> list[str]:
+    return [
+        "--config=configs/turbulence.py:size=tiny",
+        "--methods=dynamical",
+        "--seeds=0,1",
+        "--sweep=process.eta=0.2,0.5",
+        f"--workdir={tmp_path}",
+        "--config.train.steps=3000",
+        *more,
+    ]
+
+
+def commands(tmp_path: pathlib.Path) -> dict[pathlib.Path, list[str]]:
+    """The flags of each run of `grid`, by directory, in order."""
+    found = {}
+    for seed in (0, 1):
+        for eta in (0.2, 0.5):
+            folder = tmp_path / f"dynamical/process.eta={eta}/seed_{seed}"
+            found[folder] = ["--config=configs/turbulence.py:dynamical,size=tiny", f"--workdir={folder}"]
+            found[folder] += [
+                "--config.train.steps=3000",
+                f"--config.seed={seed}",
+                f"--config.process.eta={eta}",
+            ]
+    return found
+
+
+def test_the_command_in_the_docstring(capsys):
+    text = re.search(r"launch/sweep.py (--config.*?)\[", sweep.__doc__, re.S).group(1).replace("\\\n", "")
+    assert sweep.main([*shlex.split(text), "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    for line in lines:
+        check_command(shlex.split(line))
+
+
+def test_sweep_prints_what_is_not_done(tmp_path, capsys):
+    expected = commands(tmp_path)
+    assert sweep.main(grid(tmp_path, "--dry-run")) == 0
+    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [["python", "-m", "dydiff_jax.main", *flags] for flags in expected.values()]
+    for line in lines:
+        check_command(line)
+    done = next(iter(expected)) / "eval/step_3000"
+    done.mkdir(parents=True)
+    sweep.main(grid(tmp_path, "--dry-run"))
+    assert len(capsys.readouterr().out.splitlines()) == 4, "an evaluation without its table is not finished"
+    (done / "table.md").touch()
+    sweep.main(grid(tmp_path, "--dry-run"))
+    out, error = capsys.readouterr()
+    assert [shlex.split(line) for line in out.splitlines()] == lines[1:] and "4 runs, 1 done" in error
+
+
+def test_sweep_through_slurm(monkeypatch, tmp_path, capsys):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/sbatch").write_text(f"#!/usr/bin/env bash\necho sbatch ${{@@Q}} >>{tmp_path}/calls\n")
+    (tmp_path / "bin/sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    more = ["--via=slurm", "--sbatch=--nodes=2 --gpus-per-node=8", "--sweep=sampler.steps=6"]
+    script = str(LAUNCH / "slurm.sh")
+    expected = [
+        [
+            "sbatch",
+            f"--job-name={folder}",
+            "--dependency=singleton",
+            "--nodes=2",
+            "--gpus-per-node=8",
+            script,
+            *flags,
+        ]
+        for folder, flags in commands(tmp_path).items()
+    ]
+    assert sweep.main(grid(tmp_path, *more, "--dry-run")) == 0
+    out, error = capsys.readouterr()
+    assert [shlex.split(line) for line in out.splitlines()] == expected
+    assert error.count("submit again once") == 4, "evaluations wait for their runs"
+    assert not (tmp_path / "calls").exists()
+    sweep.main(grid(tmp_path, *more))
+    assert [shlex.split(line) for line in (tmp_path / "calls").read_text().splitlines()] == expected
+
+
+@pytest.mark.parametrize(
+    "more, named",
+    [
+        (["--sweep=process.etaa=1"], "etaa.*did you mean 'process.eta'"),
+        (["--config.train.step=1"], "train.step"),
+        (["--sweep=train.batch_size=0,4"], "batch_size"),
+        (["--unknown"], "--unknown"),
+        (["--sweep=process.eta=0.1"], "process.eta once"),
+    ],
+)
+def test_sweep_refuses_before_anything_runs(tmp_path, more, named):
+    with pytest.raises(SystemExit, match=named):
+        sweep.main(grid(tmp_path, *more, "--dry-run"))
+
+
+def point(tmp_path: pathlib.Path, program: str) -> plan.Run:
+    command = shlex.join(["python", "-c", program])
+    return plan.Run("m", {}, 0, tmp_path, None, command, trains=True, reported=True)
+
+
+def test_sweep_goes_on_after_a_failure_and_stops_on_request(tmp_path, capsys):
+    ok, bad = (point(tmp_path, f"raise SystemExit({status})") for status in (0, 3))
+    asked = point(tmp_path, f"raise SystemExit({loop.EXIT_STOPPED})")
+    mark = point(tmp_path, f"open({str(tmp_path / 'reached')!r}, 'w')")
+    assert sweep.run_all([ok, ok]) == 0
+    assert sweep.run_all([bad, mark]) == 1 and (tmp_path / "reached").exists()
+    assert "status 3: python -c" in capsys.readouterr().err
+    (tmp_path / "reached").unlink()
+    assert sweep.run_all([asked, mark]) == loop.EXIT_STOPPED and not (tmp_path / "reached").exists()
+
+
+def test_sweep_passes_sigterm_on(tmp_path):
+    """The run that is on saves and leaves, and the sweep with it."""
+    saves = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+os.kill(os.getppid(), signal.SIGTERM)
+time.sleep(30)"""
+    previous = signal.getsignal(signal.SIGTERM)
+    try:
+        began = time.monotonic()
+        assert sweep.run_all([point(tmp_path, saves)]) == loop.EXIT_STOPPED
+        assert time.monotonic() - began < 20
+    finally:
+        signal.signal(signal.SIGTERM, previous)
