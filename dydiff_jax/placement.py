@@ -1,24 +1,102 @@
-"""Where arrays lie on the mesh in use."""
+"""Where arrays lie on the mesh in use: one table for parameters, and a few constraints on activations.
+
+A batch is split over ``data`` and ``fsdp``; a parameter over ``fsdp`` (memory) and ``tensor`` (width). A layer
+gathers its kernel over fsdp when it needs it, so that weights travel and activations do not. Over tensor
+
+- a block of attention works on a part of its heads and of its hidden features: layers come in pairs, the first
+  split by its outputs and the second by its inputs, and only the output of the second is summed over devices
+  (Megatron-LM, arXiv 1909.08053, section 3);
+- all that sees one frame at a time (convolutions, the layers between levels, embedding and head) works on a part
+  of the frames, with kernels that are whole: there the frames are much larger than the kernels.
+
+No convolution is ever split over its space: XLA scales its kernel gradient by the size of any idle mesh axis,
+without a word. Nothing here acts without a mesh (``jax.set_mesh``).
+"""
 
 import math
+import re
+from collections.abc import Callable
 
 import jax
-from jax.sharding import PartitionSpec
+from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import PartitionSpec as P
 
 from dydiff_jax.types import Array
 
-#: Axes of the mesh that divide a batch.
+#: Axes of the mesh that divide a batch, and the one that divides the width of a layer.
 BATCH_AXES = ("data", "fsdp")
+WIDTH_AXIS = "tensor"
+
+#: (pattern searched in the path of a leaf, mesh axes of its last dimensions: inputs, outputs); the first
+#: match decides. Replicated are leading dimensions (layers of a scan, the window of a convolution), leaves
+#: without a match (biases, scales, counters), and dimensions that their mesh axis does not divide.
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"(conv|embed|(merge|split)_\d+)/kernel$", (None, "fsdp")),
+    (r"head/kernel$", ("fsdp", None)),
+    (r"out/kernel$", (WIDTH_AXIS, "fsdp")),
+    (r"/kernel$", ("fsdp", WIDTH_AXIS)),
+)
 
 
-def constrain_batch(x: Array) -> Array:
-    """Shards axis 0 over the batch axes of the mesh in use, and no other axis.
+def leaf_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> P:
+    """The partition of one leaf, by the first rule of `RULES` that matches its path."""
+    for pattern, axes in RULES:
+        if re.search(pattern, path) and len(shape) >= len(axes):
+            sizes = shape[-len(axes) :]
+            fitting = [a if a and n % mesh.shape[a] == 0 else None for a, n in zip(axes, sizes, strict=True)]
+            return P(*[None] * (len(shape) - len(axes)), *fitting)
+    return P()
 
-    Without a mesh (``jax.set_mesh``), or where the axis does not divide, x is returned as it is. XLA computes
-    wrong kernel gradients for a convolution whose space is sharded, so each one sits between two of these.
+
+def constrain_batch(x: Array, width: int | None = None) -> Array:
+    """Shards axis 0 over the batch axes of the mesh in use, axis ``width`` over tensor if given, and no other.
+
+    Where axis 0 does not divide, x is returned as it is; where ``width`` does not, it stays whole.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(name for name in BATCH_AXES if name in mesh.axis_names)
-    if not axes or x.shape[0] % math.prod(mesh.shape[name] for name in axes):
+    batch = _dividing(x.shape[0], BATCH_AXES)
+    if not batch:
         return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
+    spec = [batch] + [None] * (x.ndim - 1)
+    if width is not None:
+        spec[width] = _dividing(x.shape[width], (WIDTH_AXIS,)) or None
+    return jax.lax.with_sharding_constraint(x, P(*spec))
+
+
+def constrain_images(x: Array) -> Array:
+    """Shards axis 0, frames folded into the batch, over all axes of the mesh in use, and no other axis.
+
+    Where it does not divide, the batch axes alone, or nothing. XLA computes wrong kernel gradients for a
+    convolution whose space is sharded, so each one sits between two of these.
+    """
+    axes = _dividing(x.shape[0], (*BATCH_AXES, WIDTH_AXIS)) or _dividing(x.shape[0], BATCH_AXES)
+    return jax.lax.with_sharding_constraint(x, P(axes)) if axes else x
+
+
+def _dividing(size: int, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the axes that the mesh in use has, if together they divide the size, else none."""
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(name for name in names if name in mesh.axis_names)
+    return () if size % math.prod(mesh.shape[name] for name in axes) else axes
+
+
+def gather_kernel(product: Callable[..., Array], path: str) -> Callable[..., Array]:
+    """``product(x, kernel, ...)``, for the kernel at ``path``, that first gathers the kernel over fsdp.
+
+    It travels in the dtype of the product. The backward pass gathers it again rather than keep it: with fsdp a
+    device never holds the kernels of all layers.
+    """
+
+    def gathered(x: Array, kernel: Array, *args, **kwargs) -> Array:
+        mesh = jax.sharding.get_abstract_mesh()
+        if mesh.shape.get("fsdp", 1) == 1:
+            return product(x, kernel, *args, **kwargs)
+        stored = leaf_spec(path, kernel.shape, mesh)
+        used = P(*(axis if axis == WIDTH_AXIS else None for axis in stored))
+
+        def run(x: Array, kernel: Array) -> Array:
+            kernel = jax.lax.with_sharding_constraint(kernel, stored)
+            return product(x, jax.lax.with_sharding_constraint(kernel, used), *args, **kwargs)
+
+        return jax.checkpoint(run, prevent_cse=False)(x, kernel)
+
+    return gathered

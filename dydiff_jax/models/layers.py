@@ -6,6 +6,7 @@ matrix products and convolutions run in ``dtype``.
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -15,7 +16,7 @@ from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Float
 
-from dydiff_jax.placement import constrain_batch
+from dydiff_jax.placement import constrain_batch, constrain_images, gather_kernel
 from dydiff_jax.types import Array
 
 #: The network sees log SNR within these bounds; t = 0 and t = 1 have +inf and -inf.
@@ -84,6 +85,20 @@ def rms_norm(x: Float[Array, "*shape c"]) -> Float[Array, "*shape c"]:
     return (x * jax.lax.rsqrt(square + 1e-6)).astype(x.dtype)
 
 
+def dense(features: int, name: str, dtype: str | None = None, **options) -> nn.Dense:
+    """A linear layer whose kernel is gathered where it is used."""
+    product = gather_kernel(jax.lax.dot_general, f"{name}/kernel")
+    return nn.Dense(features, dtype=dtype, name=name, dot_general=product, **options)
+
+
+def on_images(
+    layer: Callable[[Float[Array, "n h w c"]], Float[Array, "n h w d"]], x: Float[Array, "b f h w c"]
+) -> Float[Array, "b f h w d"]:
+    """A layer that sees one frame at a time, on the frames folded into the batch, shared out over all devices."""
+    y = constrain_images(layer(constrain_images(rearrange(x, "b f h w c -> (b f) h w c"))))
+    return rearrange(y, "(b f) h w d -> b f h w d", b=x.shape[0])
+
+
 class RMSNorm(nn.Module):
     """``rms_norm`` with a learned scale."""
 
@@ -99,11 +114,10 @@ class Film(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b f h w c"], emb: Float[Array, "b f e"]
-    ) -> Float[Array, "b f h w c"]:
-        affine = nn.Dense(2 * x.shape[-1], dtype=self.dtype, name="film")(nn.silu(emb))
-        scale, shift = jnp.split(affine[:, :, None, None, :], 2, axis=-1)
+    def __call__(self, x: Float[Array, "b f h w c"], emb: Float[Array, "b f e"]) -> Float[Array, "b f h w c"]:
+        affine = constrain_batch(dense(2 * x.shape[-1], "film", self.dtype)(nn.silu(emb)), width=-1)
+        affine = constrain_batch(affine)[:, :, None, None, :]
+        scale, shift = (constrain_batch(part) for part in jnp.split(affine, 2, axis=-1))
         return x * (1 + scale) + shift
 
 
@@ -122,10 +136,12 @@ class Conditioning(nn.Module):
             sinusoid(level, 128, shortest=2.0, longest=8 * LOGSNR_BOUND),
             sinusoid(index, 64, shortest=4.0, longest=1024.0),
         ]
-        hidden = nn.Dense(self.embed_dim, name="level_in")(jnp.concatenate(features, axis=-1))
+        features = constrain_batch(jnp.concatenate(features, axis=-1))
+        hidden = dense(self.embed_dim, "level_in")(features)
         if actions is not None:
-            hidden += nn.Dense(self.embed_dim, use_bias=False, name="action_in")(actions)
-        return nn.Dense(self.embed_dim, name="level_out")(nn.silu(hidden))
+            hidden += dense(self.embed_dim, "action_in", use_bias=False)(actions)
+        hidden = constrain_batch(nn.silu(hidden), width=-1)
+        return constrain_batch(dense(self.embed_dim, "level_out")(hidden))
 
 
 class FrameConv(nn.Module):
@@ -138,9 +154,16 @@ class FrameConv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h w d"]:
         kernel_init = nn.initializers.zeros if self.zero else nn.initializers.lecun_normal()
-        folded = constrain_batch(rearrange(x, "b f h w c -> (b f) h w c"))
-        conv = nn.Conv(self.features, (3, 3), dtype=self.dtype, kernel_init=kernel_init, name="conv")
-        return rearrange(constrain_batch(conv(folded)), "(b f) h w c -> b f h w c", b=x.shape[0])
+        product = gather_kernel(jax.lax.conv_general_dilated, f"{self.name}/conv/kernel")
+        conv = nn.Conv(
+            self.features,
+            (3, 3),
+            dtype=self.dtype,
+            kernel_init=kernel_init,
+            conv_general_dilated=product,
+            name="conv",
+        )
+        return on_images(conv, x)
 
 
 class ConvBlock(nn.Module):
@@ -151,9 +174,7 @@ class ConvBlock(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b f h w c"], emb: Float[Array, "b f e"]
-    ) -> Float[Array, "b f h w c"]:
+    def __call__(self, x: Float[Array, "b f h w c"], emb: Float[Array, "b f e"]) -> Float[Array, "b f h w c"]:
         y = FrameConv(x.shape[-1], self.dtype, name="conv_in")(nn.silu(RMSNorm(name="norm")(x)))
         y = nn.silu(Film(self.dtype, name="modulate")(rms_norm(y), emb))
         y = nn.Dropout(self.dropout, deterministic=not self.train)(y)
@@ -169,22 +190,22 @@ class Attention(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b f h w c"], emb: Float[Array, "b f e"]
-    ) -> Float[Array, "b f h w c"]:
+    def __call__(self, x: Float[Array, "b f h w c"], emb: Float[Array, "b f e"]) -> Float[Array, "b f h w c"]:
         b, f, h, w, c = x.shape
-        y = Film(self.dtype, name="modulate")(rms_norm(x), emb)
-        qkv = nn.Dense(3 * c, use_bias=False, dtype=self.dtype, name="qkv")(y)
+        y = constrain_batch(Film(self.dtype, name="modulate")(rms_norm(x), emb))
+        qkv = dense(3 * c, "qkv", self.dtype, use_bias=False)(y)
         tokens = TOKENS[self.over]
         q, k, v = rearrange(qkv, f"b f h w (n three d) -> three {tokens} n d", three=3, d=self.head_dim)
+        q, k, v = (constrain_batch(part, width=-2) for part in (q, k, v))
         axes = POSITION_AXES[self.over]
         positions = np.indices([(f, h, w)[axis] for axis in axes]).reshape(len(axes), -1).T
         angles = rotary_angles(positions.astype(np.float32), self.head_dim)
         q, k = rotate(RMSNorm(name="q_norm")(q), angles), rotate(RMSNorm(name="k_norm")(k), angles)
-        y = attend(q, k, v, self.implementation)
+        y = constrain_batch(attend(q, k, v, self.implementation), width=-2)
         y = rearrange(y, f"{tokens} n d -> b f h w (n d)", b=b, f=f, h=h, w=w)
         zeros = nn.initializers.zeros
-        return x + nn.Dense(c, use_bias=False, dtype=self.dtype, kernel_init=zeros, name="out")(y)
+        y = dense(c, "out", self.dtype, use_bias=False, kernel_init=zeros)(y)
+        return constrain_batch(x + y)
 
 
 class Mlp(nn.Module):
@@ -195,11 +216,9 @@ class Mlp(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b f h w c"], emb: Float[Array, "b f e"]
-    ) -> Float[Array, "b f h w c"]:
-        y = Film(self.dtype, name="modulate")(rms_norm(x), emb)
-        y = nn.silu(nn.Dense(4 * x.shape[-1], dtype=self.dtype, name="mlp_in")(y))
+    def __call__(self, x: Float[Array, "b f h w c"], emb: Float[Array, "b f e"]) -> Float[Array, "b f h w c"]:
+        y = constrain_batch(Film(self.dtype, name="modulate")(rms_norm(x), emb))
+        y = nn.silu(constrain_batch(dense(4 * x.shape[-1], "mlp_in", self.dtype)(y), width=-1))
         y = nn.Dropout(self.dropout, deterministic=not self.train)(y)
         zeros = nn.initializers.zeros
-        return x + nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=zeros, name="mlp_out")(y)
+        return constrain_batch(x + dense(x.shape[-1], "mlp_out", self.dtype, kernel_init=zeros)(y))

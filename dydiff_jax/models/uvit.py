@@ -31,7 +31,8 @@ from einops import rearrange, repeat
 from flax import linen as nn
 from jaxtyping import Float
 
-from dydiff_jax.models.layers import Attention, Conditioning, ConvBlock, Mlp, RMSNorm
+from dydiff_jax.models.layers import Attention, Conditioning, ConvBlock, Mlp, RMSNorm, dense, on_images
+from dydiff_jax.placement import constrain_batch
 from dydiff_jax.types import Array
 
 KINDS = ("conv", "axial", "full")
@@ -114,7 +115,7 @@ class UViTOptions:
         if self.attention == "cudnn" and not fits_cudnn:
             raise ValueError(
                 'attention: "cudnn" needs dtype="bfloat16" and a head_dim that is a multiple of 8 up to 128, '
-                f"found dtype={self.dtype!r}, head_dim={self.head_dim}; choose another or attention=\"xla\""
+                f'found dtype={self.dtype!r}, head_dim={self.head_dim}; choose another or attention="xla"'
             )
 
     @property
@@ -199,7 +200,10 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """The equal blocks of a level in a row: (x, a skip for each or None, emb) -> (x, the output of each)."""
+    """The equal blocks of a level in a row: (x, a skip for each or None, emb) -> (x, the output of each).
+
+    Attention enters and leaves with frames that are whole on each device, so that no loop gathers them again.
+    """
 
     options: UViTOptions
     level: int
@@ -207,6 +211,11 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x, skips, emb):
+        place = (lambda x: x) if self.options.kinds[self.level] == "conv" else constrain_batch
+        x, outputs = self._blocks(place(x), skips, emb)
+        return place(x), outputs
+
+    def _blocks(self, x, skips, emb):
         options, count = self.options, self.options.blocks[self.level]
         scan = options.scan and options.kinds[self.level] != "conv"
         block = Block
@@ -256,25 +265,26 @@ class UViT3D(nn.Module):
         """
         options = self.options
         options.check_grid(*z.shape[2:4])
-        emb = Conditioning(options.embed_dim, name="condition")(logsnr, actions).astype(options.dtype)
-        x = space_to_depth(_inputs(z, channels, static), options.patch)
-        x = self._dense(options.channels[0], "embed")(x)
+        emb = Conditioning(options.embed_dim, name="condition")(constrain_batch(logsnr), actions)
+        emb = emb.astype(options.dtype)
+        x = space_to_depth(constrain_batch(_inputs(z, channels, static)), options.patch)
+        x = self._dense(options.channels[0], "embed", x)
         skips = []
         for level, features in enumerate(options.channels[1:]):
             x, outputs = Stage(options, level, train, name=f"down_{level}")(x, None, emb)
             skips.append(outputs)
-            x = self._dense(features, f"merge_{level}")(space_to_depth(x, 2))
+            x = self._dense(features, f"merge_{level}", space_to_depth(x, 2))
         x, _ = Stage(options, len(skips), train, name="middle")(x, None, emb)
         for level in reversed(range(len(skips))):
-            x = depth_to_space(self._dense(4 * options.channels[level], f"split_{level}")(x), 2)
+            x = depth_to_space(self._dense(4 * options.channels[level], f"split_{level}", x), 2)
             x, _ = Stage(options, level, train, name=f"up_{level}")(x, skips[level][::-1], emb)
         x = RMSNorm(name="head_norm")(x).astype(jnp.float32)
         zeros = nn.initializers.zeros
-        head = nn.Dense(options.patch**2 * self.out_channels, kernel_init=zeros, name="head")
-        return depth_to_space(head(x), options.patch)
+        head = dense(options.patch**2 * self.out_channels, "head", kernel_init=zeros)
+        return constrain_batch(depth_to_space(on_images(head, x), options.patch))
 
-    def _dense(self, features: int, name: str) -> nn.Dense:
-        return nn.Dense(features, dtype=self.options.dtype, name=name)
+    def _dense(self, features: int, name: str, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h w d"]:
+        return on_images(dense(features, name, self.options.dtype), x)
 
 
 def _inputs(z: Array, channels: Array | None, static: Array | None) -> Array:

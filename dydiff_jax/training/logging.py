@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pathlib
 import sys
 import time
@@ -12,23 +13,37 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from dydiff_jax.training import workdir as workdirs
+from dydiff_jax.training.stages import PRODUCTIVE, Stages, goodput
+
+#: Share of the time of all steps, and seconds, for which devices may wait for batches before the user is told.
+STARVING = 0.1, 1.0
 
 
 class MetricsLog:
     """Means of the metrics since the last line, as one JSON object a line, flushed; process 0 writes.
 
     Attributes:
-      window: sums since the last line; a checkpoint keeps them, so that a resumed run writes the same lines.
+      stages: where the time of the run goes.
     """
 
-    def __init__(self, workdir: pathlib.Path, step: int, window: dict[str, Any]):
-        """Opens the log of a run that has done ``step`` steps, after dropping later lines."""
-        self.window = window or _empty()
+    def __init__(self, workdir: pathlib.Path, step: int, notes: dict[str, Any], stages: Stages):
+        """Opens the log of a run that has done ``step`` steps, after dropping later lines.
+
+        Args:
+          workdir: where ``metrics.jsonl`` is.
+          step: steps done.
+          notes: what the checkpoint of this step keeps; empty without one.
+          stages: where the time of the run goes; time that earlier processes spent is added to it.
+        """
+        self.stages = stages
+        self._window = notes.get("window") or _empty()
         self._file = self._events = None
-        self._since, self._clock = step, time.monotonic()
+        self._since, self._clock, self._hungry = step, time.monotonic(), False
         if jax.process_index() == 0:
             path = workdir / "metrics.jsonl"
-            drop_later_lines(path, step)
+            last = drop_later_lines(path, step)
+            stages.go_on_from(notes.get("seconds", {}), last.get("seconds", {}), last.get("starts", 0))
+            self._at_open = stages.seconds()
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (__exit__ closes it)
             self._events = SummaryWriter(str(workdir), purge_step=step + 1)
 
@@ -40,48 +55,76 @@ class MetricsLog:
             self._file.close()
             self._events.close()
 
+    @property
+    def notes(self) -> dict[str, Any]:
+        """Sums since the last line and seconds of every stage: kept in a checkpoint, so that a resumed run goes on."""
+        return {"window": self._window, "seconds": self.stages.seconds()}
+
     def add(self, metrics: dict[str, float]) -> None:
         """Adds the metrics of one step to the window."""
-        sums = self.window["sums"]
+        sums = self._window["sums"]
         sums = {name: sums.get(name, 0.0) + value for name, value in metrics.items()}
-        self.window = {"count": self.window["count"] + 1, "sums": sums}
+        self._window = {"count": self._window["count"] + 1, "sums": sums}
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Writes a line: the step, the means of the window, ``values``, and the rate since the last line.
+        """Writes a line: the step, the means of the window, ``values``, the rate since the last line, and the
+        account of time: ``goodput``, ``seconds`` of every stage over all processes of the run, and its ``starts``.
 
         A number that is not finite becomes null; a window in which every step was skipped has no means.
         """
         now = time.monotonic()
         rate = (step - self._since) / (now - self._clock)
-        means = {name: total / self.window["count"] for name, total in self.window["sums"].items()}
-        self.window, self._since, self._clock = _empty(), step, now
+        means = {name: total / self._window["count"] for name, total in self._window["sums"].items()}
+        self._window, self._since, self._clock = _empty(), step, now
         if self._file is None:
             return
-        values = {**means, **values, "steps_per_second": rate}
+        seconds = self.stages.seconds()
+        values = {**means, **values, "steps_per_second": rate, "goodput": goodput(seconds)}
         line = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, **line}) + "\n")
+        account = {
+            "starts": self.stages.starts,
+            "seconds": {name: round(s, 3) for name, s in seconds.items()},
+        }
+        self._file.write(json.dumps({"step": step, **line, **account}) + "\n")
         self._file.flush()
+        os.fsync(self._file.fileno())  # a mounted bucket uploads a file no sooner
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
+        self._warn_of_hunger(seconds)
+
+    def _warn_of_hunger(self, seconds: dict[str, float]) -> None:
+        """Says once that the devices wait for batches."""
+        waited, worked = (seconds.get(s, 0.0) - self._at_open.get(s, 0.0) for s in ("input", PRODUCTIVE))
+        share = waited / max(waited + worked, 1e-9)
+        if share > STARVING[0] and waited > STARVING[1] and not self._hungry:
+            self._hungry = True
+            message(
+                f"the devices waited for batches in {share:.0%} of the time: raise config.input.threads or "
+                "config.input.workers, or keep the data nearer"
+            )
 
 
 def _empty() -> dict[str, Any]:
     return {"count": 0, "sums": {}}
 
 
-def drop_later_lines(path: pathlib.Path, step: int) -> None:
+def drop_later_lines(path: pathlib.Path, step: int) -> dict[str, Any]:
     """Rewrites a metrics file without the lines after ``step`` and without a last line that a kill cut short.
+
+    Returns:
+      The last whole line that was there, kept or not; empty without one.
 
     Raises:
       ValueError: another line is not a JSON object with a step.
     """
     if not path.exists():
-        return
+        return {}
     text = path.read_text(encoding="utf-8")
     lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
     kept = "".join(line for number, line in enumerate(lines, 1) if _step_of(path, number, line) <= step)
     if kept != text:
         workdirs.write_whole(path, kept)
+    return json.loads(lines[-1]) if lines else {}
 
 
 def _step_of(path: pathlib.Path, number: int, line: str) -> int:

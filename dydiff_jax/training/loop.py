@@ -12,101 +12,150 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
-from dydiff_jax.training import batches, optim
+from dydiff_jax.training import batches, bundle, optim
 from dydiff_jax.training.checkpoints import Checkpoints
 from dydiff_jax.training.logging import MetricsLog, message, progress_bar
-from dydiff_jax.training.monitor import Monitor, StopRequest
+from dydiff_jax.training.monitor import BadStep, Monitor, StopRequest
+from dydiff_jax.training.stages import Stages
 from dydiff_jax.training.state import TrainState, abstract_state, init_state, make_train_step
-from dydiff_jax.training.task import Task, TrainOptions
+from dydiff_jax.training.task import Recipe, Task, TrainOptions
 from dydiff_jax.types import Batch
 
 #: Exit status of a run that saved and stopped on SIGTERM: EX_TEMPFAIL, run the same command again.
 EXIT_STOPPED = 75
 
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+
 
 def train(
-    task: Task,
-    options: TrainOptions,
-    optimizer_options: optim.OptimizerOptions,
-    ema_options: optim.EmaOptions,
-    mesh: Mesh,
-    seed: int,
-    workdir: str | os.PathLike,
+    task: Task, recipe: Recipe, mesh: Mesh, workdir: str | os.PathLike, began: float | None = None
 ) -> TrainState:
-    """Trains to ``options.steps``, going on from the newest checkpoint of the work directory.
+    """Trains to the last step, going on from the newest checkpoint of the work directory.
 
     Writes ``metrics.jsonl``, TensorBoard events and ``checkpoints`` there; returns the last state.
 
+    Args:
+      task: what is trained.
+      recipe: how.
+      mesh: the devices.
+      workdir: a directory that all processes share.
+      began: when the process began, by ``time.monotonic``, for the account of its time.
+
     Raises:
       ValueError: the mesh does not divide the batch, the warm-up is too long, or the checkpoint does not fit.
-      FloatingPointError: more than ``max_bad_steps`` steps in a row had a non-finite loss or gradient.
+      FloatingPointError: more than ``max_bad_steps`` steps in a row had a non-finite loss or gradient; what
+        repeats the step is in ``bad_step_N``.
       SystemExit: with `EXIT_STOPPED`, after SIGTERM and a checkpoint.
     """
-    workdir = pathlib.Path(workdir)
+    workdir, options = pathlib.Path(workdir), recipe.options
     batches.check_batch(options.batch_size, mesh)
-    schedule = optim.learning_rate(optimizer_options, options.steps)
-    optimizer = optim.make_optimizer(optimizer_options, options.steps)
-
-    def init() -> TrainState:
-        return init_state(task.init, optimizer, seed)
-
-    def stream(step: int) -> Iterator[Batch]:
-        rows = batches.local_rows(options.batch_size, mesh)
-        return (batches.assemble(local, rows, options.batch_size, mesh) for local in task.stream(step, rows))
-
-    with (
-        jax.set_mesh(mesh),
-        StopRequest() as stop,
-        Checkpoints(workdir / "checkpoints", options.keep_last, options.keep_every) as checkpoints,
-    ):
+    init = initializer(task, recipe)
+    saved = Checkpoints(workdir / "checkpoints", options.keep_last, options.keep_every, recipe.config_hash)
+    with jax.set_mesh(mesh), StopRequest() as stop, Stages(options.stuck_after, began) as stages, saved:
         abstract = abstract_state(init, mesh)
-        state, window = start(init, abstract, checkpoints)
-        train_step = make_train_step(task.loss, optimizer, ema_options, seed, abstract)
-        done = int(state.step)
+        with stages.stage("restore"):
+            state, notes = start(init, abstract, saved)
+            done = int(state.step)
+        step = make_step(task, recipe, abstract)
         message(
             f"{done} of {options.steps} steps done; writing to {workdir}: metrics.jsonl, events, checkpoints"
         )
-        with MetricsLog(workdir, done, window) as log, progress_bar(done, options.steps) as bar:
-            monitor = Monitor(task.ids, options, schedule, log, bar)
-            return run_steps(state, train_step, stream(done), options, monitor, checkpoints, stop)
+        with MetricsLog(workdir, done, notes, stages) as log, progress_bar(done, options.steps) as bar:
+            monitor = Monitor(task.ids, options, learning_rate(recipe), log, bar)
+            run = Run(task, options, mesh, workdir, saved)
+            return run.steps_from(done, state, step, monitor, stop)
+
+
+def initializer(task: Task, recipe: Recipe) -> Callable[[], TrainState]:
+    """A function that makes the first state of a run."""
+    optimizer = optim.make_optimizer(recipe.optimizer, recipe.options.steps)
+    return lambda: init_state(task.init, optimizer, recipe.seed)
+
+
+def make_step(task: Task, recipe: Recipe, abstract: TrainState) -> TrainStep:
+    """The compiled step of a run."""
+    optimizer = optim.make_optimizer(recipe.optimizer, recipe.options.steps)
+    bad = recipe.options.max_bad_steps
+    return make_train_step(task.loss, optimizer, recipe.ema, recipe.seed, abstract, bad)
+
+
+def learning_rate(recipe: Recipe) -> Callable[[int], float]:
+    """The learning rate of an update, compiled now and not among the steps."""
+    schedule = optim.learning_rate(recipe.optimizer, recipe.options.steps)
+    compiled = jax.jit(schedule).lower(np.int32(0)).compile()
+    return lambda updates: float(compiled(np.int32(updates)))
 
 
 def start(
     init: Callable[[], TrainState], abstract: TrainState, checkpoints: Checkpoints
 ) -> tuple[TrainState, dict[str, Any]]:
-    """The state of the newest checkpoint and its unlogged sums of metrics, or a fresh state, made sharded."""
-    if checkpoints.latest() is not None:
-        return checkpoints.restore(abstract)
+    """The state of the newest sound checkpoint and its notes, or a fresh state, made sharded."""
+    restored = checkpoints.restore(abstract)
+    if restored is not None:
+        return restored
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(init, out_shardings=shardings)(), {}
 
 
-def run_steps(
-    state: TrainState,
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]],
-    stream: Iterator[Batch],
-    options: TrainOptions,
-    monitor: Monitor,
-    checkpoints: Checkpoints,
-    stop: StopRequest,
-) -> TrainState:
-    """Starts a step, makes the next batch while the devices work, then looks at the step before."""
-    first = int(state.step)
-    batch = next(stream) if first < options.steps else None
-    for step in range(first, options.steps):
-        state, metrics = train_step(state, batch)
-        monitor.watch(step, metrics)
-        done = step + 1
-        if done < options.steps:
-            batch = next(stream)
-        monitor.check(leave=1)
-        stopping = stop.requested(done)
-        if stopping or done % options.checkpoint_every == 0 or done == options.steps:
-            monitor.check(leave=0)
-            checkpoints.save(done, state, monitor.window)
-        if stopping and done < options.steps:
-            message(f"stopped on SIGTERM, step {done} is saved: run the same command again to go on")
-            sys.exit(EXIT_STOPPED)
-    return state
+class Run:
+    """The steps of one process of a run."""
+
+    def __init__(
+        self, task: Task, options: TrainOptions, mesh: Mesh, workdir: pathlib.Path, checkpoints: Checkpoints
+    ):
+        """Trains ``task`` on ``mesh``, and saves to ``checkpoints``."""
+        self._task, self._options, self._mesh = task, options, mesh
+        self._workdir, self._checkpoints = workdir, checkpoints
+
+    def steps_from(
+        self, first: int, state: TrainState, train_step: TrainStep, monitor: Monitor, stop: StopRequest
+    ) -> TrainState:
+        """Starts a step, takes the next batch while the devices work, then looks at the step before."""
+        options, stages = self._options, monitor.stages
+        stream = self._batches(first)
+        with stages.stage("input"):
+            batch = next(stream) if first < options.steps else None
+        for step in range(first, options.steps):
+            stages.beat(f"step {step}")
+            with stages.stage("compile" if step == first else "step"):
+                state, metrics = train_step(state, batch)
+            monitor.watch(step, metrics)
+            done = step + 1
+            if done < options.steps:
+                with stages.stage("input") as waited:
+                    batch = next(stream)
+                if not metrics["loss"].is_ready():
+                    stages.move("input", "step", waited())
+            with stages.stage("step"):
+                self._check(monitor, state, leave=1)
+                stopping = stop.requested(done)
+            if stopping or done % options.checkpoint_every == 0 or done == options.steps:
+                self._check(monitor, state, leave=0)
+                with stages.stage("save"):
+                    self._checkpoints.save(done, state, monitor.notes)
+            if stopping and done < options.steps:
+                self._checkpoints.wait()
+                message(f"stopped on SIGTERM, step {done} is saved: run the same command again to go on")
+                sys.exit(EXIT_STOPPED)
+        return state
+
+    def _batches(self, first: int) -> Iterator[Batch]:
+        """The global batches from step ``first`` on."""
+        rows = batches.local_rows(self._options.batch_size, self._mesh)
+        for local in self._task.stream(first, rows):
+            yield batches.assemble(local, rows, self._options.batch_size, self._mesh)
+
+    def _check(self, monitor: Monitor, state: TrainState, leave: int) -> None:
+        """Looks at the metrics; a step that stops the run leaves what repeats it."""
+        try:
+            monitor.check(leave)
+        except BadStep as error:
+            folder = bundle.folder_of(self._workdir, error.step)
+            batch = self._task.rows(error.step, range(self._options.batch_size))
+            bundle.write(folder, state, batch, error.facts | bundle.versions())
+            raise FloatingPointError(
+                f"{error} {folder} holds what repeats the step: --mode=replay."
+            ) from error

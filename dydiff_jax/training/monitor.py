@@ -1,17 +1,32 @@
 """Looks at the metrics of a step while the next one runs, and listens for a request to stop."""
 
 import collections
+import math
 import signal
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import optax
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from dydiff_jax.training.logging import MetricsLog
+from dydiff_jax.training.stages import Stages
 from dydiff_jax.training.task import TrainOptions
+
+
+class BadStep(FloatingPointError):
+    """One step too many whose loss or gradient is not finite.
+
+    Attributes:
+      step: its number; the first is 0.
+      facts: what is known of it, for its bundle.
+    """
+
+    def __init__(self, text: str, step: int, facts: dict[str, Any]):
+        """An error with this text."""
+        super().__init__(text)
+        self.step, self.facts = step, facts
 
 
 class Monitor:
@@ -25,19 +40,24 @@ class Monitor:
         self,
         ids: Callable[[int], list],
         options: TrainOptions,
-        schedule: optax.Schedule,
+        learning_rate: Callable[[int], float],
         log: MetricsLog,
         bar: tqdm,
     ):
-        """Names examples by ``ids``, reads learning rates off ``schedule``, writes to ``log`` and ``bar``."""
-        self._ids, self._options, self._schedule = ids, options, schedule
+        """Names examples by ``ids``, asks ``learning_rate`` for that of an update, writes to ``log`` and ``bar``."""
+        self._ids, self._options, self._learning_rate = ids, options, learning_rate
         self._log, self._bar = log, bar
         self._unread = collections.deque()
 
     @property
-    def window(self) -> dict[str, Any]:
-        """Sums of metrics not yet logged; they belong into a checkpoint."""
-        return self._log.window
+    def notes(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the log: sums of metrics that are not yet written, and where time went."""
+        return self._log.notes
+
+    @property
+    def stages(self) -> Stages:
+        """Where the time of the run goes."""
+        return self._log.stages
 
     def watch(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics of step ``step``, counted from 0."""
@@ -47,7 +67,7 @@ class Monitor:
         """Looks at all metrics but those of the last ``leave`` steps.
 
         Raises:
-          FloatingPointError: too many steps in a row were skipped.
+          BadStep: too many steps in a row were skipped.
         """
         while len(self._unread) > leave:
             step, metrics = self._unread.popleft()
@@ -56,7 +76,11 @@ class Monitor:
     def _check(self, step: int, metrics: dict[str, float]) -> None:
         skipped, bad_steps = metrics.pop("skipped"), metrics.pop("bad_steps")
         if bad_steps > self._options.max_bad_steps:
-            raise FloatingPointError(self._complaint(step, metrics))
+            ids = self._ids(step)
+            numbers = {name: value if math.isfinite(value) else str(value) for name, value in metrics.items()}
+            raise BadStep(
+                self._complaint(step, metrics, ids), step, {"step": step, **numbers, "examples": ids}
+            )
         if bad_steps == 0:
             self._log.add(metrics)
         self._bar.set_postfix_str(f"loss {metrics['loss']:.4g}", refresh=False)
@@ -64,13 +88,13 @@ class Monitor:
         done = step + 1
         if done % self._options.log_every == 0 or done == self._options.steps:
             last_update = max(done - skipped - 1, 0)
-            self._log.write(done, {"learning_rate": float(self._schedule(last_update)), "skipped": skipped})
+            self._log.write(done, {"learning_rate": self._learning_rate(last_update), "skipped": skipped})
 
-    def _complaint(self, step: int, metrics: dict[str, float]) -> str:
+    def _complaint(self, step: int, metrics: dict[str, float], ids: list) -> str:
         return (
             f"step {step} (the first is 0): loss {metrics['loss']}, gradient norm {metrics['grad_norm']}. "
             f"No more than {self._options.max_bad_steps} such steps in a row are skipped (max_bad_steps). "
-            f"The batch: {self._ids(step)}. Nothing of it was applied or saved. Look at these examples; "
+            f"The batch: {ids}. Nothing of it was applied or saved. Look at these examples; "
             "if they are sound, lower learning_rate or clip_norm, compute in float32 or raise max_bad_steps, "
             "in a new work directory."
         )

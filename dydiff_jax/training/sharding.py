@@ -8,7 +8,6 @@ makes XLA scale its kernel gradient by the size of any idle mesh axis, without a
 """
 
 import dataclasses
-import re
 from typing import Any
 
 import jax
@@ -16,21 +15,12 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dydiff_jax.placement import BATCH_AXES
+from dydiff_jax.placement import BATCH_AXES, leaf_spec
 
 AXES = ("data", "fsdp", "tensor")
 
 #: Every array of a batch is split along its first dimension.
 BATCH_SPEC = P(BATCH_AXES)
-
-#: (pattern searched in the path of a leaf, mesh axes of its last dimensions: inputs, outputs); the first
-#: match decides. Replicated are leading dimensions (layers of a scan, the window of a convolution), leaves
-#: without a match (biases, scales, counters), and dimensions that their mesh axis does not divide.
-RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"(?i:conv)[^/]*/kernel$", (None, "fsdp")),
-    (r"(out|head)/kernel$", ("tensor", "fsdp")),
-    (r"/kernel$", ("fsdp", "tensor")),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,16 +73,6 @@ def make_mesh(options: MeshOptions) -> Mesh:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The sharding of every array of a batch."""
     return NamedSharding(mesh, BATCH_SPEC)
-
-
-def leaf_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
-    """The partition of one leaf, by the first rule of `RULES` that matches its path."""
-    for pattern, axes in RULES:
-        if re.search(pattern, path) and len(shape) >= len(axes):
-            sizes = shape[-len(axes) :]
-            fitting = [a if a and n % mesh.shape[a] == 0 else None for a, n in zip(axes, sizes, strict=True)]
-            return P(*[None] * (len(shape) - len(axes)), *fitting)
-    return P()
 
 
 def leaf_name(path: tuple[Any, ...]) -> str:

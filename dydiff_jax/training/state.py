@@ -74,11 +74,13 @@ def make_train_step(
     ema_options: optim.EmaOptions,
     seed: int,
     abstract: TrainState,
+    max_bad_steps: int = 0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Compiles (state, batch) -> (next state, metrics). The given state is donated: it cannot be used again.
 
     The metrics are those of the loss, ``loss``, ``grad_norm`` (before clipping), ``skipped``, ``bad_steps``.
-    If loss or gradient is not finite, parameters, optimizer and average stay as they were, bit for bit.
+    If loss or gradient is not finite, parameters, optimizer and average stay as they were, bit for bit; after more
+    than ``max_bad_steps`` such steps in a row they stay so for good, while the host is still to notice.
 
     Args:
       loss: maps (params, batch, key) to the loss and scalar metrics.
@@ -86,16 +88,20 @@ def make_train_step(
       ema_options: of the moving average.
       seed: of the run; with ``state.step`` it gives the key of the step.
       abstract: shapes and shardings of the state, from `abstract_state`.
+      max_bad_steps: how many steps in a row may be skipped.
     """
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    mesh = abstract.step.sharding.mesh
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(run_keys(seed)[1], state.step)
         (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, batch, key)
+        grads = jax.lax.with_sharding_constraint(grads, shardings.params)
         norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = optim.ema_update(ema_options, state.ema, params, state.step - state.skipped)
-        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        finite = jnp.isfinite(value) & jnp.isfinite(norm) & (state.bad_steps <= max_bad_steps)
         moved = state.replace(params=params, opt_state=opt_state, ema=ema)
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
         bad = 1 - finite.astype(jnp.int32)
@@ -105,8 +111,6 @@ def make_train_step(
         counts = {"skipped": state.skipped, "bad_steps": state.bad_steps}
         return state, {**metrics, "loss": value, "grad_norm": norm, **counts}
 
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    mesh = abstract.step.sharding.mesh
     return jax.jit(
         train_step,
         in_shardings=(shardings, sharding.batch_sharding(mesh)),

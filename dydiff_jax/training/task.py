@@ -1,4 +1,4 @@
-"""What is trained and for how long: the arguments of the loop."""
+"""What is trained and how: the arguments of the loop."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 
+from dydiff_jax.training import optim
 from dydiff_jax.training.state import Loss, Params
 from dydiff_jax.types import Batch
 
@@ -41,6 +42,8 @@ class TrainOptions:
       keep_last: how many of the newest checkpoints are kept.
       keep_every: checkpoints of steps that this divides are kept too; None keeps no others.
       max_bad_steps: how many steps in a row may be skipped for a loss or gradient that is not finite.
+      stuck_after: seconds without progress after which the process ends itself, so that it can be started
+        again; None lets it hang. Compiling a large network is one piece of work.
     """
 
     steps: int
@@ -50,6 +53,7 @@ class TrainOptions:
     keep_last: int = 2
     keep_every: int | None = None
     max_bad_steps: int = 0
+    stuck_after: float | None = 1800.0
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_last"):
@@ -59,3 +63,25 @@ class TrainOptions:
             raise ValueError(f"keep_every: expected 1 or more, or None, found {self.keep_every}")
         if self.max_bad_steps < 0:
             raise ValueError(f"max_bad_steps: expected 0 or more, found {self.max_bad_steps}")
+        if self.stuck_after is not None and not self.stuck_after > 0:
+            raise ValueError(
+                f"stuck_after: expected a positive number of seconds, or None, found {self.stuck_after}"
+            )
+
+
+class Recipe(NamedTuple):
+    """How it is trained.
+
+    Attributes:
+      options: length and rhythm.
+      optimizer: options of AdamW.
+      ema: options of the moving average.
+      seed: initial parameters and the noise of every step follow from it.
+      config_hash: of the whole config; every checkpoint keeps it.
+    """
+
+    options: TrainOptions
+    optimizer: optim.OptimizerOptions
+    ema: optim.EmaOptions
+    seed: int
+    config_hash: str = ""

@@ -3,9 +3,10 @@
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
-import jax
+from dydiff_jax import processes
 
 
 def write_whole(path: str | os.PathLike, text: str) -> None:
@@ -24,33 +25,45 @@ def write_json_whole(path: str | os.PathLike, obj: Any) -> None:
     write_whole(path, json.dumps(obj, indent=2, allow_nan=False) + "\n")
 
 
-def claim(workdir: str | os.PathLike, config_json: str) -> None:
+def claim(workdir: str | os.PathLike, config_json: str, free: Sequence[str] = ()) -> None:
     """Makes the work directory and writes ``config.json``, or checks the one that is there.
 
+    The directory is one that all processes of the run see. Sections of the configuration that ``free`` names may
+    differ from those that the run began with.
+
     Raises:
+      OSError: the directory cannot be made or written.
       ValueError: the directory holds another configuration (each difference is shown), a ``config.json``
         that is not JSON, or checkpoints without a configuration.
     """
     workdir = pathlib.Path(workdir)
+    processes.on_first(lambda: _claim(workdir, json.loads(config_json), free))
+    if not (workdir / "config.json").exists():
+        raise FileNotFoundError(
+            f"{workdir}: this process does not see the config.json that process 0 has written; give a work "
+            "directory that all hosts share, such as a mounted bucket"
+        )
+
+
+def _claim(workdir: pathlib.Path, config: Any, free: Sequence[str]) -> None:
     path = workdir / "config.json"
-    config = json.loads(config_json)
     if path.exists():
-        _check_same(path, config)
+        _check_same(path, config, free)
         return
     if (workdir / "checkpoints").exists():
         raise ValueError(
             f"{workdir} holds checkpoints but no config.json: restore the file or use another directory"
         )
-    if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json_whole(path, config)
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json_whole(path, config)
 
 
-def _check_same(path: pathlib.Path, config: Any) -> None:
+def _check_same(path: pathlib.Path, config: Any, free: Sequence[str]) -> None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON ({error}): use another work directory") from error
+    found, config = ({k: v for k, v in c.items() if k not in free} for c in (found, config))
     lines = differences(found, config)
     if lines:
         listing = "\n".join(f"  {line}" for line in lines)

@@ -7,6 +7,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from dydiff_jax.training import logging
+from dydiff_jax.training.stages import Stages
 
 
 def read_lines(workdir):
@@ -27,7 +28,7 @@ def read_events(workdir):
 
 
 def test_lines_hold_means_and_tensorboard_agrees(tmp_path):
-    with logging.MetricsLog(tmp_path, 0, {}) as log:
+    with logging.MetricsLog(tmp_path, 0, {}, Stages()) as log:
         for value in (1.0, 2.0, 6.0):
             log.add({"loss": value})
         log.write(3, {"learning_rate": 0.5})
@@ -42,13 +43,31 @@ def test_lines_hold_means_and_tensorboard_agrees(tmp_path):
 
 
 def test_a_window_survives_a_restart(tmp_path):
-    with logging.MetricsLog(tmp_path, 0, {}) as log:
+    with logging.MetricsLog(tmp_path, 0, {}, Stages()) as log:
         log.add({"loss": 1.0})
-        window = json.loads(json.dumps(log.window))
-    with logging.MetricsLog(tmp_path, 1, window) as log:
+        notes = json.loads(json.dumps(log.notes))
+    with logging.MetricsLog(tmp_path, 1, notes, Stages()) as log:
         log.add({"loss": 2.0})
         log.write(2, {})
     assert [line["loss"] for line in read_lines(tmp_path)] == [1.5]
+
+
+def test_the_account_of_time_goes_on_after_a_restart(tmp_path):
+    """Seconds of the checkpoint are kept, those logged after it are lost, and the restart is counted."""
+    first = Stages()
+    first.move("start", "step", 50.0)
+    with logging.MetricsLog(tmp_path, 0, {}, first) as log:
+        log.write(1, {})
+        notes = json.loads(json.dumps(log.notes))
+        first.move("start", "step", 30.0)
+        log.write(2, {})
+    second = Stages()
+    with logging.MetricsLog(tmp_path, 1, notes, second) as log:
+        log.write(2, {})
+    lines = read_lines(tmp_path)
+    assert [line["starts"] for line in lines] == [1, 2]
+    assert lines[1]["seconds"]["step"] == pytest.approx(50.0, abs=1e-3)
+    assert lines[1]["seconds"]["lost"] == pytest.approx(30.0, abs=0.1)
 
 
 def test_later_and_unfinished_lines_are_dropped(tmp_path):

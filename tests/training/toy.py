@@ -1,9 +1,12 @@
 """A task small enough to be trained, killed and trained again many times; a script that trains it.
 
-``python toy.py WORKDIR [name=value ...]`` sets the arguments of `train`.
+``python toy.py WORKDIR [name=value ...]`` sets the arguments of `train`; ``python toy.py --serve`` trains on request.
 """
 
+import contextlib
+import hashlib
 import itertools
+import os
 import pathlib
 import sys
 import time
@@ -12,7 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dydiff_jax.training import loop, optim, sharding
+from dydiff_jax import cluster, processes
+from dydiff_jax.training import checkpoints, loop, optim, sharding, state
+from dydiff_jax.training.task import Recipe, Task, TrainOptions
 from dydiff_jax.types import Batch
 
 BATCH_SIZE = 8
@@ -20,7 +25,7 @@ OPTIMIZER = optim.OptimizerOptions(learning_rate=1e-2, warmup_steps=3, decay="co
 EMA = optim.EmaOptions(decay=0.99)
 
 
-def make_task(width: int = 16, nan_at: int = -1, nan_steps: int = 1, pause: float = 0.0) -> loop.Task:
+def make_task(width: int = 16, nan_at: int = -1, nan_steps: int = 1, pause: float = 0.0) -> Task:
     """Regression of noisy frames with two dense layers."""
 
     def init(key):
@@ -51,7 +56,7 @@ def make_task(width: int = 16, nan_at: int = -1, nan_steps: int = 1, pause: floa
     def ids(step):
         return [f"window-{step * BATCH_SIZE + row}" for row in range(BATCH_SIZE)]
 
-    return loop.Task(init, loss, stream, rows, ids)
+    return Task(init, loss, stream, rows, ids)
 
 
 def train(workdir, mesh=None, width=16, nan_at=-1, nan_steps=1, pause=0.0, **options):
@@ -65,12 +70,57 @@ def train(workdir, mesh=None, width=16, nan_at=-1, nan_steps=1, pause=0.0, **opt
       pause: seconds that a batch takes.
       **options: of TrainOptions.
     """
-    options = loop.TrainOptions(**({"steps": 12, "batch_size": BATCH_SIZE, "log_every": 3} | options))
+    options = TrainOptions(**({"steps": 12, "batch_size": BATCH_SIZE, "log_every": 3} | options))
     mesh = mesh or sharding.make_mesh(sharding.MeshOptions(data=1))
     task = make_task(width, nan_at, nan_steps, pause)
-    return loop.train(task, options, OPTIMIZER, EMA, mesh, seed=5, workdir=pathlib.Path(workdir))
+    return loop.train(task, Recipe(options, OPTIMIZER, EMA, seed=5), mesh, pathlib.Path(workdir))
+
+
+def restore(workdir, mesh, steps):
+    """The state of the newest checkpoint of a run of so many steps."""
+    recipe = Recipe(TrainOptions(steps, BATCH_SIZE), OPTIMIZER, EMA, seed=5)
+    with (
+        jax.set_mesh(mesh),
+        checkpoints.Checkpoints(pathlib.Path(workdir) / "checkpoints", 2, None) as opened,
+    ):
+        return opened.restore(state.abstract_state(loop.initializer(make_task(), recipe), mesh))[0]
+
+
+def digest(trained):
+    """A hash of every bit of a state, wherever it lies."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(trained):
+        found.update(processes.fetch(leaf).tobytes())
+    return found.hexdigest()
+
+
+def serve():
+    """For each line on stdin, a WORKDIR and its settings, a fork that trains; answers with its process number.
+
+    Nothing of jax has run before a fork, so each is a fresh process that need not import anything again.
+    """
+    for line in sys.stdin:
+        workdir, *settings = line.split()
+        child = os.fork()
+        if child == 0:
+            with contextlib.redirect_stdout(sys.stderr):
+                main(workdir, settings)
+            os._exit(0)
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+def main(workdir, settings):
+    """Trains with the settings ``name=value``; ``fsdp=N`` takes all devices of all processes."""
+    settings = dict(setting.split("=") for setting in settings)
+    settings = {k: float(v) if k == "pause" else int(v) for k, v in settings.items()}
+    cluster.start()
+    mesh = sharding.make_mesh(sharding.MeshOptions(fsdp=settings.pop("fsdp"))) if "fsdp" in settings else None
+    print(digest(train(workdir, mesh, **settings)), flush=True)
 
 
 if __name__ == "__main__":
-    settings = dict(argument.split("=") for argument in sys.argv[2:])
-    train(sys.argv[1], **{k: float(v) if k == "pause" else int(v) for k, v in settings.items()})
+    if sys.argv[1:] == ["--serve"]:
+        serve()
+    else:
+        main(sys.argv[1], sys.argv[2:])

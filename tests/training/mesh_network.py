@@ -1,0 +1,162 @@
+"""A U-ViT with a level of each kind, trained for some steps on a mesh of 8 devices, and what came of it."""
+
+import contextlib
+import functools
+import os
+import tempfile
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dydiff_jax.models.uvit import UViT3D, UViTOptions
+from dydiff_jax.training import batches, optim, sharding, state
+from dydiff_jax.types import Batch
+
+ONE = (1, 1, 1)
+#: All (data, fsdp, tensor) of 8 devices.
+MESHES = (
+    (8, 1, 1),
+    (4, 2, 1),
+    (4, 1, 2),
+    (2, 4, 1),
+    (2, 2, 2),
+    (2, 1, 4),
+    (1, 8, 1),
+    (1, 4, 2),
+    (1, 2, 4),
+    (1, 1, 8),
+)
+STEPS = 20
+#: b f h w c; 8 divides batch and frames, and every dimension that the table of rules shards.
+SHAPE = (8, 8, 8, 8, 2)
+ACTIONS = 8
+OPTIONS = UViTOptions(
+    channels=(8, 16, 16), blocks=(1, 1, 2), kinds=("conv", "axial", "full"), dropout=(0.1, 0.1, 0.1),
+    patch=2, head_dim=2, embed_dim=16,
+)  # fmt: skip
+MODEL = UViT3D(OPTIONS, out_channels=SHAPE[-1])
+#: Clips nothing, so that the first moment after one step is 1 - b1 of the gradient; eps is large, or the sign of
+#: what is rounding would move a parameter as far as a gradient does.
+OPTIMIZER = optim.OptimizerOptions(
+    learning_rate=2e-4, warmup_steps=2, weight_decay=1e-2, clip_norm=1e9, eps=1e-2
+)
+EMA = optim.EmaOptions(decay=0.9)
+#: Halves the time of compilation; the second is an option of the jax for Python 3.11 only.
+QUICK = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 11):
+    QUICK["xla_cpu_use_fusion_emitters"] = False
+
+
+class Run(NamedTuple):
+    """What a training run on a mesh gave.
+
+    Attributes:
+      gradients: of every parameter at the first step.
+      losses: of every step.
+      final: the last state.
+      program: the compiled step, as text.
+      log: what XLA wrote while it compiled.
+    """
+
+    gradients: dict
+    losses: np.ndarray
+    final: state.TrainState
+    program: str
+    log: list[str]
+
+
+def make_mesh(sizes):
+    return sharding.make_mesh(sharding.MeshOptions(*sizes))
+
+
+def init(key):
+    """Parameters of the network as a fresh run has them."""
+    z, logsnr, actions = (
+        jnp.zeros((1, *SHAPE[1:])),
+        jnp.zeros((1, SHAPE[1])),
+        jnp.zeros((1, SHAPE[1], ACTIONS)),
+    )
+    return MODEL.init(key, z, logsnr, actions=actions)["params"]
+
+
+@functools.cache
+def params():
+    """Parameters that are nowhere zero, so that every leaf has a gradient; in numpy: nothing to compile."""
+    rng = np.random.default_rng(1)
+
+    def draw(path, leaf):
+        inputs = np.prod(leaf.shape[-4:-1] if path[-2].key == "conv" else leaf.shape[-2:-1])
+        drawn = rng.standard_normal(leaf.shape, dtype=np.float32) / np.sqrt(inputs)
+        return 1 + drawn if path[-1].key == "scale" else drawn
+
+    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(init, jax.random.key(0)))
+
+
+def loss(params, batch, key):
+    """A squared error with noise and levels of its own for each row, and dropout."""
+    noise_key, dropout_key = jax.random.split(key)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, noise_key))(jnp.arange(len(batch.frames)))
+    eps = jax.vmap(lambda key: jax.random.normal(key, SHAPE[1:]))(keys)
+    rngs = {"dropout": dropout_key}
+    z, logsnr = batch.frames + eps, 3 * eps[:, :, 0, 0, 0]
+    prediction = MODEL.apply({"params": params}, z, logsnr, actions=batch.actions, train=True, rngs=rngs)
+    return jnp.mean((prediction - eps) ** 2), {}
+
+
+def batch(step):
+    """The rows of a step, in numpy."""
+    rng = np.random.default_rng([3, step])
+    return Batch(
+        rng.standard_normal(SHAPE, dtype=np.float32),
+        actions=rng.standard_normal((*SHAPE[:2], ACTIONS), dtype=np.float32),
+    )
+
+
+def make_optimizer():
+    return optim.make_optimizer(OPTIMIZER, STEPS)
+
+
+@functools.cache
+def start():
+    """The state before the first step, in numpy."""
+    moved = jax.eval_shape(lambda: state.init_state(lambda key: params(), make_optimizer(), seed=0))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), moved)
+    return zeros.replace(params=params(), ema=params())
+
+
+@contextlib.contextmanager
+def written_to_stderr():
+    """A list that afterwards holds what this process wrote to its standard error, C++ included."""
+    lines, kept = [], os.dup(2)
+    with tempfile.TemporaryFile("w+") as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            lines.extend(file)
+
+
+@functools.cache
+def run(sizes):
+    """Trains from `params` on a mesh of these sizes."""
+    mesh = make_mesh(sizes)
+    with jax.set_mesh(mesh):
+        abstract = state.abstract_state(start, mesh)
+        batched = [batches.assemble(batch(step), range(SHAPE[0]), SHAPE[0], mesh) for step in range(STEPS)]
+        lowered = state.make_train_step(loss, make_optimizer(), EMA, 0, abstract).lower(abstract, batched[0])
+        with written_to_stderr() as log:
+            step = lowered.compile(compiler_options=QUICK)
+        current = jax.device_put(start(), jax.tree.map(lambda leaf: leaf.sharding, abstract))
+        losses = []
+        for number, rows in enumerate(batched):
+            current, metrics = step(current, rows)
+            losses.append(float(metrics["loss"]))
+            if number == 0:
+                moments = jax.device_get(current.opt_state[1][0].mu)
+                gradients = jax.tree.map(lambda mu: mu / np.float32(1 - OPTIMIZER.b1), moments)
+    return Run(gradients, np.asarray(losses), current, step.as_text(), log)
