@@ -97,6 +97,11 @@ def get_config(method: str, size: str, schedule: str) -> ml_collections.ConfigDi
         random_crop=True,  # training crops at any place, wrapping around where x is periodic
         flip=False,  # mirror half of the training windows in x
     )
+    config.input = dict(  # data.stream.InputOptions; the batches are the same whatever is chosen
+        threads=4,  # that read, each a batch at a time; 16 or more, and as many batches, for object storage
+        workers=0,  # processes that read, each with these threads; 0 reads in the training process
+        prefetch=8,  # batches ready or being read, in each worker where there are some; 0 reads when asked
+    )
     config.codec = dict(name="standardize")  # config.CodecOptions; "speed" scales as TF-Net, or "identity"
     config.schedule = dict(name=schedule, **SCHEDULES[schedule])  # diffusion.schedules
     config.process = dict(  # diffusion.process.GaussianProcess and the method's own options
@@ -124,13 +129,14 @@ def get_config(method: str, size: str, schedule: str) -> ml_collections.ConfigDi
         clip_norm=1.0,  # global norm of the gradient
     )
     config.ema = dict(decay=0.9999)  # training.optim.EmaOptions, with warm-up
-    config.train = dict(  # training.loop.TrainOptions
+    config.train = dict(  # training.task.TrainOptions
         steps=1_000_000,
         batch_size=16,  # windows in a step, over all devices
         log_every=100,  # steps
         checkpoint_every=5_000,  # steps
         keep_last=2,
         max_bad_steps=0,  # updates in a row that may be skipped for a loss that is not finite
+        stuck_after=1800.0,  # seconds without progress after which the process exits, to be started again; or None
     )
 
     config.sampler = dict(  # diffusion.sampler.Sampler

@@ -17,7 +17,8 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     method, keys = base.parse_argument(argument)
     config = base.get_config(method, keys["size"], keys["schedule"])
     config.data = dict(name="folder", path="")
-    config.windows.crop = None
+    del config.windows.crop
+    config.windows.crop = ml_collections.config_dict.placeholder(int)  # None, that a command line can set
     config.windows.random_crop = False
     if keys["size"] == "tiny":
         base.miniature(config)

@@ -15,14 +15,15 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import ml_collections
 
 from dydiff_jax.data.pipeline import WindowOptions
+from dydiff_jax.data.stream import InputOptions
 from dydiff_jax.diffusion.process import Process
 from dydiff_jax.diffusion.rollout import Rollout
 from dydiff_jax.diffusion.sampler import Sampler
 from dydiff_jax.models.uvit import UViTOptions
 from dydiff_jax.report import ScoreOptions, check_samples
-from dydiff_jax.training.loop import TrainOptions
 from dydiff_jax.training.optim import EmaOptions, OptimizerOptions
 from dydiff_jax.training.sharding import MeshOptions
+from dydiff_jax.training.task import TrainOptions
 
 T = TypeVar("T")
 
@@ -201,6 +202,7 @@ class Config:
     data: Any
     window: Window
     windows: WindowOptions
+    input: InputOptions
     codec: CodecOptions
     process: Process
     conditions: ConditionOptions

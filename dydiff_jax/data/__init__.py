@@ -8,3 +8,4 @@ from dydiff_jax.data import folder as folder
 from dydiff_jax.data import kolmogorov as kolmogorov
 from dydiff_jax.data import rayleigh_benard as rayleigh_benard
 from dydiff_jax.data import rbc_file as rbc_file
+from dydiff_jax.data import shards as shards

@@ -105,8 +105,9 @@ class Film:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, frames: slice) -> np.ndarray:
-        values = np.asarray(self._array[frames])
+    def __getitem__(self, window: tuple[slice, slice, slice]) -> np.ndarray:
+        sides = dict(zip("thw", window, strict=True))
+        values = np.asarray(self._array[tuple(sides.get(axis, slice(None)) for axis in self._layout)])
         if self._layout == "thw":
             return values[..., None]
         return values.transpose([self._layout.index(axis) for axis in "thwc"])

@@ -1,7 +1,7 @@
 """From trajectories to batches: splits, windows, and batches as a pure function of (seed, step)."""
 
 import dataclasses
-import itertools
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 from dydiff_jax.data import splits
 from dydiff_jax.data.source import Trajectories
 from dydiff_jax.data.statistics import statistics as statistics
+from dydiff_jax.data.stream import InputOptions, read_ahead
 from dydiff_jax.data.windows import Cut, Place, Windows, stack
 from dydiff_jax.data.windows import select as select
 from dydiff_jax.types import Batch
@@ -125,8 +126,9 @@ class TrainBatches:
     depends on the seed and its number alone, so any number of processes makes one batch, each its own rows.
     """
 
-    def __init__(self, windows: Windows, batch_size: int, seed: int):
+    def __init__(self, windows: Windows, batch_size: int, seed: int, options: InputOptions | None = None):
         self._windows, self._batch_size = windows, batch_size
+        self._options = InputOptions() if options is None else options
         numbers = grain.MapDataset.range(len(windows))
         self._places = numbers.seed(seed).shuffle().repeat().random_map(windows.draw)
 
@@ -135,8 +137,8 @@ class TrainBatches:
         return stack([self._windows.read(self._place(step, row)) for row in rows])
 
     def stream(self, step: int, rows: Sequence[int]) -> Iterator[Batch]:
-        """These rows of the batches of one step and of all that follow."""
-        return (self.rows(number, rows) for number in itertools.count(step))
+        """These rows of the batches of one step and of all that follow, read ahead as the options say."""
+        return read_ahead(functools.partial(self.rows, rows=[int(row) for row in rows]), step, self._options)
 
     def ids(self, step: int) -> list[Place]:
         """Where each row of the batch of one step is cut."""

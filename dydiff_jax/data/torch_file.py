@@ -154,4 +154,5 @@ def _map(path: pathlib.Path, tensor: Tensor, begin: int, length: int) -> np.ndar
         )
     numbers = np.memmap(path, storage.dtype, mode="r", offset=begin, shape=(storage.size,))
     strides = [stride * storage.dtype.itemsize for stride in tensor.strides]
-    return np.lib.stride_tricks.as_strided(numbers[tensor.offset :], tensor.shape, strides, writeable=False)
+    start = numbers[tensor.offset :]
+    return np.lib.stride_tricks.as_strided(start, tensor.shape, strides, subok=True, writeable=False)

@@ -63,13 +63,19 @@ class Windows:
 
     def read(self, place: Place) -> Batch:
         """The window at any place; columns past the last are the first again (periodic data only)."""
-        frames, height, width = self.cut
-        film = self.trajectories.read(place.trajectory, place.frame, place.frame + frames)
-        columns = np.arange(place.column, place.column + width) % self.trajectories.grid[1]
-        window = film[:, place.row : place.row + height, columns]
+        height, width, last = self.cut.height, self.cut.width, self.trajectories.grid[1]
+        end = place.column + width
+        window = self._read(place, slice(place.row, place.row + height), slice(place.column, min(end, last)))
+        if end > last:
+            rest = self._read(place, slice(place.row, place.row + height), slice(0, end - last))
+            window = np.concatenate([window, rest], axis=2)
         if place.mirrored:
             window = window[:, :, ::-1] * np.asarray(self.trajectories.mirror, np.float32)
         return Batch(frames=np.ascontiguousarray(window))
+
+    def _read(self, place: Place, rows: slice, columns: slice) -> np.ndarray:
+        stop = place.frame + self.cut.frames
+        return self.trajectories.read(place.trajectory, place.frame, stop, rows, columns)
 
     def draw(self, index: int, rng: np.random.Generator) -> Place:
         """Where to cut window `index` for training: its own frames, at a random crop and mirrored or not."""

@@ -104,7 +104,7 @@ def test_a_folder_of_any_kind_trains_through_the_same_path(tmp_path, write, layo
     windows = make_splits(trajectories, WindowOptions(2, 1, split="trajectory", crop=4)).train
     batches = TrainBatches(windows, 4, seed=0)
     expected = [films[n][t : t + 3, :4, x : x + 4] for n, t, _, x, _ in batches.ids(0)]
-    np.testing.assert_array_equal(batches.rows(0, 0, 4).frames, expected)
+    np.testing.assert_array_equal(batches.rows(0, range(4)).frames, expected)
     for number, film in enumerate(films):
         np.testing.assert_array_equal(trajectories.read(number, 3, 9), film[3:9])
 

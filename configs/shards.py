@@ -1,0 +1,25 @@
+"""Shards of trajectories that ``dydiff_jax.export`` wrote, as zarr or ArrayRecord, local or in object storage.
+
+    python -m dydiff_jax.export --config=configs/turbulence.py --out=DIR --format=zarr
+    python -m dydiff_jax.main --config=configs/shards.py:dynamical --workdir=runs/mine --config.data.path=DIR
+
+The argument is ``method[,size=...][,schedule=...]``. ``DIR`` may be gs://, s3:// or http://. What else differs from
+base.py for your data goes on the command line or here; windows are whole frames unless --config.windows.crop is set.
+"""
+
+import ml_collections
+
+from configs import base
+
+
+def get_config(argument: str = "") -> ml_collections.ConfigDict:
+    """The config for ``--config=configs/shards.py:argument``."""
+    method, keys = base.parse_argument(argument)
+    config = base.get_config(method, keys["size"], keys["schedule"])
+    config.data = dict(name="shards", path="")
+    del config.windows.crop
+    config.windows.crop = ml_collections.config_dict.placeholder(int)  # None, that a command line can set
+    config.windows.random_crop = False
+    if keys["size"] == "tiny":
+        base.miniature(config)
+    return config

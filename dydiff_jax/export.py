@@ -1,0 +1,55 @@
+"""The data of a config as shards: ``python -m dydiff_jax.export --config=FILE --out=DIR --format=zarr|array_record``.
+
+    python -m dydiff_jax.export --config=configs/turbulence.py --out=shards/turbulence --format=zarr
+    python -m dydiff_jax.main --config=configs/shards.py --config.data.path=shards/turbulence --workdir=runs/turbulence
+
+Trajectories are made or opened as a run would, and written in the precision that they are kept in. zarr goes to a local
+folder, gs:// or s3://; ArrayRecord to a local folder.
+"""
+
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+from tqdm import tqdm
+
+from dydiff_jax import build
+from dydiff_jax.data import shard_writer, sidecar
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="A file of configs/, with its argument; its data are exported."
+)
+_OUT = flags.DEFINE_string("out", None, "A folder that is not there yet, gs:// or s3://.")
+_FORMAT = flags.DEFINE_enum("format", "zarr", sidecar.FORMATS, "Of the shards.")
+
+
+def main(argv: list[str]) -> None:
+    """Checks the arguments and writes the shards."""
+    if argv[1:]:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}; options are given as --config.key=value")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # the libraries beneath report every file at INFO
+    try:
+        export(_CONFIG.value, _OUT.value, _FORMAT.value)
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
+        logging.debug("where the error arose", exc_info=True)
+        sys.exit(f"{type(error).__name__}: {error}\n(--verbosity=1 shows where it arose)")
+
+
+def export(raw, out: str, form: str) -> None:
+    """Writes the trajectories of a config as shards of a format, with a progress bar in frames."""
+    config = build.load(raw)
+    shard_writer.check_target(out, form)
+    trajectories = config.data.load()
+    frames = sum(len(array) for array in trajectories.arrays)
+    with tqdm(total=frames, unit="frame", desc=f"Writing {form} shards") as bar:
+        described = shard_writer.write(trajectories, out, form, bar.update)
+    print(
+        f"{out}: {len(described.shards)} {form} shards, {frames} frames {list(described.frame_shape)} of "
+        f"{described.dtype}; read them with --config=configs/shards.py --config.data.path={out}"
+    )
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "out"])
+    app.run(main)
