@@ -66,7 +66,9 @@ def main():
                 step, _, batch = runs[method]
                 spent, states[method] = timed(step, states[method], batch)
                 seconds[method].append(spent)
-    print(f"{jax.devices()[0]}, jax {jax.__version__}, size {args.size}, batch {args.batch}, {args.rounds} rounds")
+    print(
+        f"{jax.devices()[0]}, jax {jax.__version__}, size {args.size}, batch {args.batch}, {args.rounds} rounds"
+    )
     for method, values in seconds.items():
         low, middle, high = np.percentile(np.divide(values, seconds["standard"]), [25, 50, 75])
         print(

@@ -7,6 +7,7 @@ The config is that of ``dydiff_jax.main`` without a method. Every method is a ru
 ``DIR/METHOD/SWEEP/seed_S`` with ``--sweep=process.eta=0.3,0.7``. What is done is not done again.
 """
 
+import functools
 import json
 import pathlib
 import shlex
@@ -20,7 +21,7 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dydiff_jax import plots, runs
+from dydiff_jax import cluster, plots, processes, runfiles, runs
 from dydiff_jax.comparison import blocks, page, plan, results
 from dydiff_jax.config import plain
 from dydiff_jax.data import cache
@@ -49,7 +50,8 @@ def main(argv: list[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the libraries beneath report every file at INFO
     command = shlex.join(["python", "-m", "dydiff_jax.compare", *sys.argv[1:]])
-    try:
+    with processes.told_briefly():
+        cluster.start()
         request = plan.Request.parse(
             _CONFIG.value, _METHODS.value, _SEEDS.value, _SWEEP.value, overrides(argv[1:]), _WORKDIR.value
         )
@@ -58,9 +60,6 @@ def main(argv: list[str]) -> None:
         if jax.process_count() == 1:  # training takes the signal itself, and saves first
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(loop.EXIT_STOPPED))
         compare(planned, others, request.workdir, command)
-    except (ValueError, FileNotFoundError, FloatingPointError, ImportError) as error:
-        logging.debug("where the error arose", exc_info=True)
-        sys.exit(f"{type(error).__name__}: {error}\n(--verbosity=1 shows where it arose)")
 
 
 def compare(planned: plan.Plan, others: Sequence[results.Entry], home: pathlib.Path, command: str) -> None:
@@ -80,12 +79,12 @@ def compare(planned: plan.Plan, others: Sequence[results.Entry], home: pathlib.P
     """
     for run in planned.runs:
         if run.trains and (run.directory / "config.json").exists():
-            workdir.claim(run.directory, json.dumps(plain(run.raw)))
+            workdir.claim(run.directory, json.dumps(plain(run.raw)), runfiles.ELSEWHERE)
     notes = [f"`{key}` applies to {', '.join(methods)} alone." for key, methods in planned.partial.items()]
     entries: list[results.Entry] = []
     failed: dict[pathlib.Path, str] = {}
     for i, run in enumerate(planned.runs):
-        runs.say(f"[{i + 1} of {len(planned.runs)}] {run.name}: {run.task}, in {run.directory}")
+        processes.say(f"[{i + 1} of {len(planned.runs)}] {run.name}: {run.task}, in {run.directory}")
         try:
             if run.directory not in failed:
                 folder = (runs.train if run.trains else runs.evaluate_run)(
@@ -94,13 +93,14 @@ def compare(planned: plan.Plan, others: Sequence[results.Entry], home: pathlib.P
                 entries += [entry_of(run, folder)] if run.reported else []
         except (FloatingPointError, Diverged) as error:
             failed[run.directory] = f"{run.name} diverged and is left out: {error}"
-            runs.say(failed[run.directory])
+            processes.say(failed[run.directory])
         last = run is planned.runs[-1] or planned.runs[i + 1].seed != run.seed
-        if last and entries and jax.process_index() == 0:
-            write([*entries, *others], home, command, [*notes, *failed.values()])
+        if last and entries:
+            report = functools.partial(write, [*entries, *others], home, command, [*notes, *failed.values()])
+            processes.on_first(report)
     if failed:
         raise FloatingPointError("\n".join(failed.values()))
-    runs.say(f"{home}: report.html, report.md, comparison.json and figures")
+    processes.say(f"{home}: report.html, report.md, comparison.json and figures")
 
 
 def entry_of(run: plan.Run, folder: pathlib.Path) -> results.Entry:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from dydiff_jax import baselines, forecast, plots, report
+from dydiff_jax import baselines, forecast, plots, processes, report
 from dydiff_jax.types import Batch
 
 #: The file of an evaluation that is written last.
@@ -62,19 +62,26 @@ class Evaluation:
 
 
 def draw(
-    forecaster: forecast.Forecaster, params: Any, key: jax.Array, batch: Batch, members: int, chunk: int
+    forecaster: forecast.Forecaster,
+    params: Any,
+    key: jax.Array,
+    batch: Batch,
+    members: int,
+    chunk: int,
+    beat: Callable[[str], None] = lambda note: None,
 ) -> tuple[np.ndarray, float]:
     """An ensemble [e, n, horizon, h, w, c] of every window of a batch, with a progress bar, and the seconds it took.
 
-    The seconds are those of the device and the way from it, without compilation.
+    The seconds are those of the device and the way from it, without compilation. ``beat`` hears of every piece.
     """
     n, seconds = len(batch.frames), []
     pieces = forecast.ensemble(forecaster, params, key, batch, members, chunk)
     total = forecast.num_pieces(forecaster, members * n, chunk)
 
     def timed() -> Iterator[forecast.Piece]:
-        for piece in tqdm(pieces, "forecasting", total, unit="window", disable=jax.process_index() > 0):
+        for piece in tqdm(pieces, "forecasting", total, unit="window", disable=not processes.is_first()):
             seconds.append(piece.seconds)
+            beat(f"{len(seconds)} of {total} pieces")
             yield piece
 
     return forecast.gather(timed(), members, n, forecaster.horizon), sum(seconds)
@@ -104,7 +111,7 @@ def score_all(
 ) -> dict[str, report.Scores]:
     """{forecast: its scores} for pairs of name and ensemble, taken one after the other, with a progress bar."""
     reference = evaluation.training.batch.frames[:, 0]
-    bar = tqdm(ensembles, "scoring", unit="forecast", disable=jax.process_index() > 0)
+    bar = tqdm(ensembles, "scoring", unit="forecast", disable=not processes.is_first())
     return {
         name: report.score(members, evaluation.truth, evaluation.scores, unit, reference)
         for name, members in bar

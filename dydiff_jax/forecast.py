@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dydiff_jax import processes
 from dydiff_jax.codec import Codec
 from dydiff_jax.conditions import Conditioner
 from dydiff_jax.diffusion.rollout import Carry, Rollout
@@ -158,7 +159,7 @@ def ensemble(
         for call in range(forecaster.calls):
             start = time.perf_counter()
             carry, frames = advance(params, keys, part, carry)
-            frames = np.asarray(frames)
+            frames = processes.fetch(frames)
             seconds = time.perf_counter() - start
             first = call * frames.shape[1] - forecaster.rollout.waiting
             kept = frames[fresh, max(-first, 0) : forecaster.horizon - first]

@@ -11,8 +11,10 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dydiff_jax import runs
+import dydiff_jax
+from dydiff_jax import cluster, plan, processes, runs
 from dydiff_jax.data import cache
+from dydiff_jax.planning.devices import DEVICES
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="A file of configs/, with its argument: configs/turbulence.py:dynamical,size=tiny."
@@ -21,8 +23,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoin
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "eval", "forecast"],
-    "train, then evaluate; eval the newest checkpoint; forecast from the context frames of --input.",
+    ["train", "eval", "forecast", "plan", "replay"],
+    "train, then evaluate; eval the newest checkpoint; forecast from the context frames of --input; plan the memory "
+    "and time of a step on --devices; replay the step on which a run stopped.",
 )
 _INPUT = flags.DEFINE_string(
     "input",
@@ -32,6 +35,10 @@ _INPUT = flags.DEFINE_string(
 _MEMBERS = flags.DEFINE_integer(
     "members", None, "forecast: ensemble size; that of the evaluation by default.", 1
 )
+_DEVICES = flags.DEFINE_integer("devices", None, "plan: how many devices.", 1)
+_HARDWARE = flags.DEFINE_enum(
+    "hardware", None, sorted(DEVICES), "plan: for which of these; for all of them by default."
+)
 
 
 def main(argv: list[str]) -> None:
@@ -40,23 +47,39 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; options are given as --config.key=value")
     if (_INPUT.value is not None) != (_MODE.value == "forecast"):
         raise app.UsageError("--input=FILE belongs to --mode=forecast, which needs it")
+    if (_DEVICES.value is not None) != (_MODE.value == "plan"):
+        raise app.UsageError("--devices=N belongs to --mode=plan, which needs it")
+    if (_WORKDIR.value is None) and (_MODE.value != "plan"):
+        raise app.UsageError("--workdir=DIR is needed: the directory of the run")
     jax.config.update("jax_compilation_cache_dir", str(cache.cache_root(None) / "compiled"))
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the libraries beneath report every file at INFO
-    workdir = pathlib.Path(_WORKDIR.value)
-    command = shlex.join(["python", "-m", "dydiff_jax.main", *sys.argv[1:]])
-    try:
-        if _MODE.value == "train":
-            runs.train(_CONFIG.value, workdir, command)
-        elif _MODE.value == "eval":
-            runs.evaluate_run(_CONFIG.value, workdir, command)
-        else:
-            runs.forecast(_CONFIG.value, workdir, pathlib.Path(_INPUT.value), _MEMBERS.value)
-    except (ValueError, FileNotFoundError, FloatingPointError, ImportError) as error:
-        logging.debug("where the error arose", exc_info=True)
-        sys.exit(f"{type(error).__name__}: {error}\n(--verbosity=1 shows where it arose)")
+    with processes.told_briefly():
+        if _MODE.value == "plan":
+            plan.prepare(_DEVICES.value)
+            plan.plan(
+                _CONFIG.value,
+                _DEVICES.value,
+                _HARDWARE.value,
+                _WORKDIR.value and pathlib.Path(_WORKDIR.value),
+            )
+            return
+        cluster.start()
+        start(pathlib.Path(_WORKDIR.value), shlex.join(["python", "-m", "dydiff_jax.main", *sys.argv[1:]]))
+
+
+def start(workdir: pathlib.Path, command: str) -> None:
+    """Starts a mode that has a work directory."""
+    if _MODE.value == "train":
+        runs.train(_CONFIG.value, workdir, command, dydiff_jax.BEGAN)
+    elif _MODE.value == "eval":
+        runs.evaluate_run(_CONFIG.value, workdir, command)
+    elif _MODE.value == "replay":
+        runs.replay(_CONFIG.value, workdir)
+    else:
+        runs.forecast(_CONFIG.value, workdir, pathlib.Path(_INPUT.value), _MEMBERS.value)
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flags_as_required(["config"])
     app.run(main)

@@ -1,5 +1,6 @@
 """What a run finds in its work directory: its config, what it knows of its data, its weights and its evaluations."""
 
+import hashlib
 import itertools
 import json
 import pathlib
@@ -10,13 +11,16 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from dydiff_jax import build, evaluate
+from dydiff_jax import build, evaluate, processes
 from dydiff_jax.config import Config, plain
 from dydiff_jax.data import pipeline
 from dydiff_jax.training import checkpoints, sharding, workdir
 
+#: Sections that say where and how fast a run is trained, not what it learns: it may go on with others.
+ELSEWHERE = ("mesh", "input")
+
 #: Sections that change neither data nor weights: a trained run can be evaluated with others.
-FREE = ("evaluation", "scores", "sampler", "mesh")
+FREE = ("evaluation", "scores", "sampler", *ELSEWHERE)
 
 #: Entries of metrics.json that tell one evaluation of a checkpoint from another.
 EVALUATED_WITH = ("sampler", "evaluation", "score_options")
@@ -67,8 +71,7 @@ def claim_card(directory: pathlib.Path, card: build.DataCard) -> build.DataCard:
       ValueError: the data have other statistics than those of the run.
     """
     path = directory / "statistics.json"
-    if not path.exists():
-        workdir.write_whole(path, card.to_json())
+    processes.on_first(lambda: path.exists() or workdir.write_whole(path, card.to_json()))
     lines = workdir.differences(json.loads(path.read_text()), json.loads(card.to_json()))
     if lines:
         raise ValueError(f"{path}: these are not the data that the run began with:\n  " + "\n  ".join(lines))
@@ -92,7 +95,7 @@ def missing_variance(
     batch = pipeline.select(train, min(MISSING_WINDOWS, len(train))).batch()
     with jax.set_mesh(mesh):
         key = jax.random.key(experiment.config.evaluation.seed)
-        return tuple(np.asarray(jax.jit(experiment.missing_variance)(params, batch, key)).tolist())
+        return tuple(processes.fetch(jax.jit(experiment.missing_variance)(params, batch, key)).tolist())
 
 
 def training_cost(directory: pathlib.Path) -> dict[str, float]:
@@ -101,6 +104,12 @@ def training_cost(directory: pathlib.Path) -> dict[str, float]:
     steps = np.diff([0, *(line["step"] for line in lines)])
     rates = np.array([line["steps_per_second"] for line in lines])
     return {"training_seconds": float(np.sum(steps / rates)), "steps_per_second": float(np.median(rates))}
+
+
+def fingerprint(config: dict[str, Any]) -> str:
+    """Twelve hexadecimal digits that change with all of a config but the `FREE` sections."""
+    text = json.dumps({key: value for key, value in config.items() if key not in FREE}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def evaluation_folder(directory: pathlib.Path, header: dict[str, Any]) -> pathlib.Path:
