@@ -7,14 +7,11 @@ Trajectories are made or opened as a run would, and written in the precision tha
 folder, gs:// or s3://; ArrayRecord to a local folder.
 """
 
-import sys
-
 from absl import app, flags, logging
 from ml_collections import config_flags
-from tqdm import tqdm
 
-from dydiff_jax import build
-from dydiff_jax.data import shard_writer, sidecar
+from dydiff_jax import processes, runs
+from dydiff_jax.data import sidecar
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="A file of configs/, with its argument; its data are exported."
@@ -29,25 +26,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; options are given as --config.key=value")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the libraries beneath report every file at INFO
-    try:
-        export(_CONFIG.value, _OUT.value, _FORMAT.value)
-    except (ValueError, OSError, FloatingPointError, ImportError) as error:
-        logging.debug("where the error arose", exc_info=True)
-        sys.exit(f"{type(error).__name__}: {error}\n(--verbosity=1 shows where it arose)")
-
-
-def export(raw, out: str, form: str) -> None:
-    """Writes the trajectories of a config as shards of a format, with a progress bar in frames."""
-    config = build.load(raw)
-    shard_writer.check_target(out, form)
-    trajectories = config.data.load()
-    frames = sum(len(array) for array in trajectories.arrays)
-    with tqdm(total=frames, unit="frame", desc=f"Writing {form} shards") as bar:
-        described = shard_writer.write(trajectories, out, form, bar.update)
-    print(
-        f"{out}: {len(described.shards)} {form} shards, {frames} frames {list(described.frame_shape)} of "
-        f"{described.dtype}; read them with --config=configs/shards.py --config.data.path={out}"
-    )
+    with processes.told_briefly():
+        runs.export(_CONFIG.value, _OUT.value, _FORMAT.value)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a run does: train, evaluate, forecast, replay. Each goes from a config to files in its work directory."""
+"""What a run does: train, evaluate, forecast, replay, export. Each goes from a config to files."""
 
 import json
 import pathlib
@@ -7,10 +7,11 @@ import time
 import jax
 import ml_collections
 import numpy as np
+from tqdm import tqdm
 
 from dydiff_jax import build, evaluate, inputs, plots, processes, runfiles, scoring
 from dydiff_jax.config import Config, plain
-from dydiff_jax.data import pipeline
+from dydiff_jax.data import pipeline, shard_writer
 from dydiff_jax.training import batches, bundle, loop, sharding, workdir
 from dydiff_jax.training.state import abstract_state
 from dydiff_jax.training.task import Recipe, Task
@@ -123,3 +124,23 @@ def forecast(
 
     processes.on_first(write)
     processes.say(f"{out}: forecast.npz with ensemble {list(ensemble.shape)} [e, n, k, h, w, c], film.gif")
+
+
+def export(raw: ml_collections.ConfigDict, out: str, form: str) -> None:
+    """Writes the trajectories of a config as shards, with a progress bar in frames.
+
+    Args:
+      raw: the config.
+      out: a folder that is not there yet.
+      form: a name of `sidecar.FORMATS`.
+    """
+    config = build.load(raw)
+    shard_writer.check_target(out, form)
+    trajectories = config.data.load()
+    frames = sum(len(array) for array in trajectories.arrays)
+    with tqdm(total=frames, unit="frame", desc=f"writing {form} shards") as bar:
+        described = shard_writer.write(trajectories, out, form, bar.update)
+    print(
+        f"{out}: {len(described.shards)} {form} shards, {frames} frames {list(described.frame_shape)} of "
+        f"{described.dtype}; read them with --config=configs/shards.py --config.data.path={out}"
+    )

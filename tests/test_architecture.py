@@ -54,7 +54,7 @@ ALLOWED = {
         "scoring",
         "training",
     },
-    "export": {"build", "data"},
+    "export": {"data", "processes", "runs"},
     "planning": {"types", "placement", "training"},
     "plan": {"types", "build", "config", "data", "planning", "training"},
     "main": {"cluster", "data", "plan", "planning", "processes", "runs"},

@@ -13,7 +13,7 @@ from trajectories import counting
 from benchmarks.rangeserver import serving
 from configs import folder as folder_config
 from configs import shards as shards_config
-from dydiff_jax import build, export
+from dydiff_jax import build, runs
 from dydiff_jax.data import shard_writer, sidecar, store
 from dydiff_jax.data.moments import Moments
 from dydiff_jax.data.pipeline import TrainBatches, WindowOptions, make_splits, statistics
@@ -272,7 +272,7 @@ def test_exported_data_are_those_of_the_config(tmp_path, form, capsys):
         np.save(tmp_path / "films" / f"{number}.npy", film)
     raw = own_config(folder_config, tmp_path / "films")
     raw.window.update(num_context=1, num_forecast=2)
-    export.export(raw, str(tmp_path / "out"), form)
+    runs.export(raw, str(tmp_path / "out"), form)
     assert "1 " + form + " shards, 92 frames [16, 16, 2] of float32" in capsys.readouterr().out
     other = own_config(shards_config, tmp_path / "out")
     other.window.update(num_context=1, num_forecast=2)
