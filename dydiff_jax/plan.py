@@ -64,7 +64,6 @@ class Step:
 
 def prepare(devices: int) -> None:
     """Makes so many virtual CPU devices; to be called before jax first looks for devices."""
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu would wait for a TPU's metadata server
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
 
@@ -156,6 +155,9 @@ def tpu_topology(device: Device, devices: int) -> str | None:
 
 def tpu_mesh(mesh: Mesh, topology: str) -> Mesh:
     """A mesh of the same shape over the chips of a slice, of which libtpu knows enough to compile."""
+    os.environ.setdefault(
+        "TPU_SKIP_MDS_QUERY", "1"
+    )  # libtpu would ask a TPU's metadata server, and end the process
     chips = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     kinds = (AxisType.Auto,) * len(mesh.axis_names)
     return jax.make_mesh(tuple(mesh.shape.values()), mesh.axis_names, axis_types=kinds, devices=chips)

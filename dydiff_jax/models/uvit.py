@@ -17,8 +17,8 @@ Parameter paths for sharding rules. BLOCK is ``STAGE/block_N`` for each block of
 | ``BLOCK/{space,time,joint}/out/kernel``             | (n) in out   | in is (head, head_dim)       |
 | ``BLOCK/mlp/{mlp_in,mlp_out}/kernel``               | (n) in out   |                              |
 
-Column-parallel then row-parallel pairs: qkv with out, mlp_in with mlp_out. What is not a kernel (``bias``,
-``scale``) is a vector, stacked the same way.
+Column-parallel then row-parallel pairs: qkv with out, mlp_in with mlp_out; `placement.RULES` splits them so. What is
+not a kernel (``bias``, ``scale``) is a vector, stacked the same way.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """Where every array of a training run lives on the device mesh.
 
 The mesh has three axes. A batch is split over ``data`` and ``fsdp``; a parameter is split over ``fsdp``
-(memory) and ``tensor`` (width), by the table `RULES`. One device is a mesh of one: there is one code path.
+(memory) and ``tensor`` (width), by the table `placement.RULES`. One device is a mesh of one: there is one code path.
 
 Only the channel dimensions of a kernel are ever split. Splitting the space or time dimension of a convolution
 makes XLA scale its kernel gradient by the size of any idle mesh axis, without a word.
