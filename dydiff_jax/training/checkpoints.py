@@ -25,10 +25,8 @@ from dydiff_jax.training.state import Params, TrainState
 
 COUNTERS = ("step", "skipped", "bad_steps")
 
-#: Copies of a leaf share the work of writing it where each has a megabyte to write: a slice is a program of its own.
-ARRAYS = ocp.options.ArrayOptions(
-    saving=ocp.options.ArrayOptions.Saving(min_slice_bytes_for_replica_parallel=2**20)
-)
+#: Copies of a leaf share the work of writing it where each has as many bytes to write: a slice is a program of its own.
+LEAST_SLICE = 2**20
 
 
 class CheckpointError(OSError):
@@ -88,7 +86,7 @@ class Checkpoints:
         """
         self.wait()
         try:
-            with ocp.Context(array_options=ARRAYS):
+            with _saving():
                 written = ocp.save_checkpointables_async(
                     folders.partial(self._directory, step),
                     _parts(state),
@@ -254,6 +252,13 @@ def _choose(directory: pathlib.Path, part: str | None, repair: bool) -> int | No
         kept = f"it is kept as {aside[number]}, and " if repair else ""
         message(f"checkpoint {directory / str(bad)} is damaged: {wrong}; {kept}checkpoint {step} is used")
     return step
+
+
+def _saving() -> ocp.Context:
+    """How checkpoints are written."""
+    context = ocp.Context()
+    context.array.saving.min_slice_bytes_for_replica_parallel = LEAST_SLICE
+    return context
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
