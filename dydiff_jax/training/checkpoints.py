@@ -15,11 +15,10 @@ import tempfile
 from concurrent import futures
 from typing import Any
 
-import jax
 from orbax.checkpoint import v1 as ocp
 
 from dydiff_jax import processes
-from dydiff_jax.training import folders, manifest, sharding
+from dydiff_jax.training import fit, folders, manifest
 from dydiff_jax.training.logging import message
 from dydiff_jax.training.state import Params, TrainState
 
@@ -278,7 +277,7 @@ def _load(folder: pathlib.Path, abstract: dict[str, Any]) -> dict[str, Any]:
     for name, expected in abstract.items():
         if found.get(name) is None:
             raise ValueError(_unreadable(folder / name, "missing"))
-        _check_fit(folder, name, found[name], expected)
+        fit.check(folder, name, found[name], expected)
     try:
         return ocp.load_checkpointables(folder, abstract)
     except Exception as error:  # as above
@@ -297,25 +296,3 @@ def _brief(reason: Any) -> str:
     """What the operating system said, where tensorstore wraps it; else at most 300 characters."""
     code = re.search(r"os_error_code='(\d+)'", str(reason))
     return os.strerror(int(code[1])) if code else str(reason)[:300] or type(reason).__name__
-
-
-def _check_fit(path: Any, part: str, found: Any, expected: Any) -> None:
-    """Compares shapes and dtypes leaf by leaf: orbax itself would cast a dtype without a word."""
-    found, expected = _describe(found), _describe(expected)
-    lines = [
-        f"  {part}/{name}: expected {expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}"
-        for name in sorted(found | expected)
-        if found.get(name) != expected.get(name)
-    ]
-    if lines:
-        more = [f"  and {len(lines) - 8} more"] if len(lines) > 8 else []
-        listing = "\n".join(lines[:8] + more)
-        raise ValueError(
-            f"checkpoint {path} does not fit the model:\n{listing}\n"
-            "Use the configuration it was made with, or another work directory."
-        )
-
-
-def _describe(tree: Any) -> dict[str, str]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {sharding.leaf_name(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
