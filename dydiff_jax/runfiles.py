@@ -1,5 +1,6 @@
 """What a run finds in its work directory: its config, what it knows of its data, its weights and its evaluations."""
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -24,6 +25,9 @@ FREE = ("evaluation", "scores", "sampler", *ELSEWHERE)
 
 #: Entries of metrics.json that tell one evaluation of a checkpoint from another.
 EVALUATED_WITH = ("sampler", "evaluation", "score_options")
+
+#: By how much means and deviations of the same data may differ, in deviations.
+ROUNDING = 1e-6
 
 #: Training windows over which the variance that an estimate of noise lacks is averaged.
 MISSING_WINDOWS = 64
@@ -67,15 +71,24 @@ def data_card(config: Config, splits: pipeline.Splits) -> build.DataCard:
 def claim_card(directory: pathlib.Path, card: build.DataCard) -> build.DataCard:
     """Writes statistics.json, or checks that the data are those that the run began with.
 
+    Returns:
+      The card in the file. Sums that another computer adds up differ in their last digits: one of them must hold
+      for all processes, as it is compiled into their common program, and for the whole of a run.
+
     Raises:
       ValueError: the data have other statistics than those of the run.
     """
     path = directory / "statistics.json"
     processes.on_first(lambda: path.exists() or workdir.write_whole(path, card.to_json()))
-    lines = workdir.differences(json.loads(path.read_text()), json.loads(card.to_json()))
+    found = build.DataCard.read(path)
+    if len(found.mean) == len(card.mean):
+        apart = np.abs(np.subtract((found.mean, found.std), (card.mean, card.std)))
+        if np.all(apart <= ROUNDING * np.asarray(card.std)):
+            card = dataclasses.replace(card, mean=found.mean, std=found.std)
+    lines = workdir.differences(json.loads(found.to_json()), json.loads(card.to_json()))
     if lines:
         raise ValueError(f"{path}: these are not the data that the run began with:\n  " + "\n  ".join(lines))
-    return card
+    return found
 
 
 def load_ema(experiment: build.Experiment, mesh: Mesh, directory: pathlib.Path) -> tuple[Any, int]:
