@@ -13,6 +13,7 @@ No convolution is ever split over its space: XLA scales its kernel gradient by t
 without a word. Nothing here acts without a mesh (``jax.set_mesh``).
 """
 
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -83,7 +84,7 @@ def gather_kernel(product: Callable[..., Array], path: str) -> Callable[..., Arr
     """``product(x, kernel, ...)``, for the kernel at ``path``, that first gathers the kernel over fsdp.
 
     It travels in the dtype of the product. The backward pass gathers it again rather than keep it: with fsdp a
-    device never holds the kernels of all layers.
+    device never holds the kernels of all layers. Its gradient is summed into the parts that are stored.
     """
 
     def gathered(x: Array, kernel: Array, *args, **kwargs) -> Array:
@@ -94,9 +95,25 @@ def gather_kernel(product: Callable[..., Array], path: str) -> Callable[..., Arr
         used = P(*(axis if axis == WIDTH_AXIS else None for axis in stored))
 
         def run(x: Array, kernel: Array) -> Array:
-            kernel = jax.lax.with_sharding_constraint(kernel, stored)
-            return product(x, jax.lax.with_sharding_constraint(kernel, used), *args, **kwargs)
+            return product(x, _gather(kernel, stored, used), *args, **kwargs)
 
         return jax.checkpoint(run, prevent_cse=False)(x, kernel)
 
     return gathered
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(kernel: Array, stored: P, used: P) -> Array:
+    """The kernel laid out as it is used. Its transpose would lay the gradient out so, whole on every device."""
+    return jax.lax.with_sharding_constraint(jax.lax.with_sharding_constraint(kernel, stored), used)
+
+
+def _gather_forward(kernel: Array, stored: P, used: P) -> tuple[Array, None]:
+    return _gather(kernel, stored, used), None
+
+
+def _gather_backward(stored: P, used: P, _: None, gradient: Array) -> tuple[Array]:
+    return (jax.lax.with_sharding_constraint(gradient, stored),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)

@@ -5,8 +5,8 @@ from typing import Any
 #: What to know of the figures, by the compiler of a program.
 CAVEATS = {
     "CPU": (
-        "XLA:CPU made this program for virtual devices. FLOPs are those of any compiler. Memory is an upper estimate: "
-        "it fuses less. Memory traffic is a lower one: of matrix products and the train state. A reduce-scatter "
+        "XLA:CPU made this program for virtual devices. FLOPs are those of any compiler. Memory is an estimate, often "
+        "high: it fuses less. Memory traffic is a lower bound: matrix products and train state. A reduce-scatter "
         "appears as an all-reduce and a slice. bfloat16 is compiled as float16, which XLA:CPU does not widen."
     ),
     "TPU": "The TPU's own compiler made this program, without the TPU.",

@@ -111,8 +111,9 @@ def expected_traffic(sizes):
     """Of kernels and activations.
 
     A kernel is gathered over fsdp for the forward and again for the backward pass, but where the input of its layer
-    has no gradient. Its gradient is summed over the batch, and over the frames where tensor divides them. An
-    attention or an MLP sums its output over tensor, and the gradient of its input.
+    has no gradient. Its gradient is summed over fsdp into the parts that are stored, and these over data, and over
+    tensor where it divides the frames. An attention or an MLP sums its output over tensor, and the gradient of its
+    input.
     """
     size = dict(zip(sharding.AXES, sizes, strict=True))
     total = collections.Counter()
@@ -123,7 +124,8 @@ def expected_traffic(sizes):
 
     for name, whole, split in kernels():
         part = whole // size["tensor"] if split else whole
-        send("sum", ("data", "fsdp") if split else sharding.AXES, part)
+        send("sum", ("fsdp",), part)
+        send("sum", ("data",) if split else ("data", "tensor"), part // size["fsdp"])
         send("gather", ("fsdp",), part * (1 if re.search("embed|level_in|action_in", name) else 2))
 
     rows = SHAPE[0] // (size["data"] * size["fsdp"]) * SHAPE[1]
