@@ -89,6 +89,7 @@ def assert_close(found, expected, rtol):
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=rtol, atol=rtol)
 
 
+@pytest.mark.slow
 def test_two_processes_train_evaluate_sample_save_and_resume_as_one(tmp_path):
     """Losses, weights and forecasts of 2 x 4 devices equal those of 1 x 8, also after one takes over from two."""
     end = time.monotonic() + LIMIT

@@ -29,6 +29,28 @@ def test_another_configuration_is_refused_with_the_difference(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text()) == CONFIG
 
 
+def test_a_run_may_go_on_elsewhere(tmp_path):
+    """Free sections may change, and the file keeps those that the run began with; others may not."""
+    began = CONFIG | {"mesh": {"data": 8}, "input": {"threads": 4}}
+    workdir.claim(tmp_path, json.dumps(began), free=("mesh", "input"))
+    workdir.claim(tmp_path, json.dumps(began | {"mesh": {"data": 2, "fsdp": 4}}), free=("mesh", "input"))
+    assert json.loads((tmp_path / "config.json").read_text()) == began
+    with pytest.raises(ValueError, match="  seed: 0 there, 1 asked for"):
+        workdir.claim(tmp_path, json.dumps(began | {"seed": 1}), free=("mesh", "input"))
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    workdir.write_whole(tmp_path / "table.md", "old")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        workdir.write_whole(tmp_path / "table.md", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["table.md"]
+    assert (tmp_path / "table.md").read_text() == "old"
+
+
 def test_key_that_is_gone_is_a_difference():
     assert workdir.differences({"a": {"b": None}}, {"a": {}}) == ["a.b: null there, absent now"]
     assert workdir.differences(CONFIG, CONFIG) == []
