@@ -9,17 +9,12 @@ base.py for your data goes on the command line or here; windows are whole frames
 
 import ml_collections
 
-from configs import base
+from configs import folder
 
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
-    """The config for ``--config=configs/shards.py:argument``."""
-    method, keys = base.parse_argument(argument)
-    config = base.get_config(method, keys["size"], keys["schedule"])
+    """The config for ``--config=configs/shards.py:argument``: that of a folder but for the source."""
+    config = folder.get_config(argument)
+    del config.data
     config.data = dict(name="shards", path="")
-    del config.windows.crop
-    config.windows.crop = ml_collections.config_dict.placeholder(int)  # None, that a command line can set
-    config.windows.random_crop = False
-    if keys["size"] == "tiny":
-        base.miniature(config)
     return config
