@@ -200,7 +200,8 @@ def test_lines_say_what_was_done(reference):
     assert [line["step"] for line in lines] == [*range(3, 40, 3), 40]
     schedule = optim.learning_rate(toy.OPTIMIZER, RUN["steps"])
     for line in lines:
-        assert line["learning_rate"] == pytest.approx(float(schedule(line["step"] - 1)))
+        rounding = 1e-7 * toy.OPTIMIZER.learning_rate  # of 1 + cos, which vanishes towards the end
+        assert line["learning_rate"] == pytest.approx(float(schedule(line["step"] - 1)), abs=rounding)
         assert line["skipped"] == 0
     assert lines[-1]["loss"] < lines[0]["loss"]
 
