@@ -163,5 +163,8 @@ def save_npz(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
 def _whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A temporary path beside ``path`` that takes its name once the block is done."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    yield temporary
-    os.replace(temporary, path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -155,9 +155,8 @@ def tpu_topology(device: Device, devices: int) -> str | None:
 
 def tpu_mesh(mesh: Mesh, topology: str) -> Mesh:
     """A mesh of the same shape over the chips of a slice, of which libtpu knows enough to compile."""
-    os.environ.setdefault(
-        "TPU_SKIP_MDS_QUERY", "1"
-    )  # libtpu would ask a TPU's metadata server, and end the process
+    # libtpu would ask a TPU's metadata server, and end the process
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     chips = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     kinds = (AxisType.Auto,) * len(mesh.axis_names)
     return jax.make_mesh(tuple(mesh.shape.values()), mesh.axis_names, axis_types=kinds, devices=chips)

@@ -1,7 +1,6 @@
 """What a run finds in its work directory: its config, what it knows of its data, its weights and its evaluations."""
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import pathlib
@@ -14,7 +13,7 @@ from jax.sharding import Mesh
 
 from dydiff_jax import build, evaluate, processes
 from dydiff_jax.config import Config, plain
-from dydiff_jax.data import pipeline
+from dydiff_jax.data import cache, pipeline
 from dydiff_jax.training import checkpoints, sharding, workdir
 
 #: Sections that say where and how fast a run is trained, not what it learns: it may go on with others.
@@ -120,9 +119,8 @@ def training_cost(directory: pathlib.Path) -> dict[str, float]:
 
 
 def fingerprint(config: dict[str, Any]) -> str:
-    """Twelve hexadecimal digits that change with all of a config but the `FREE` sections."""
-    text = json.dumps({key: value for key, value in config.items() if key not in FREE}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    """Hexadecimal digits that change with all of a config but the `FREE` sections."""
+    return cache.fingerprint({key: value for key, value in config.items() if key not in FREE})
 
 
 def evaluation_folder(directory: pathlib.Path, header: dict[str, Any]) -> pathlib.Path:

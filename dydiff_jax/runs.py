@@ -75,8 +75,7 @@ def replay(raw: ml_collections.ConfigDict, directory: pathlib.Path) -> None:
         raise FileNotFoundError(f"{directory}: expected bad_step_N of a run that stopped on it, found none")
     experiment = build.build(config, build.DataCard.read(directory / "statistics.json"))
     mesh = sharding.make_mesh(config.mesh)
-    task = Task(experiment.init, experiment.loss, None, None, None)
-    abstract = abstract_state(loop.initializer(task, recipe_of(config, raw)), mesh)
+    abstract = abstract_state(loop.initializer(experiment.init, recipe_of(config, raw)), mesh)
     facts, lines = bundle.repeat(found[-1], experiment.loss, abstract, mesh, config.seed)
     processes.say(
         f"{found[-1]}: step {facts['step']}, loss {facts['loss']}, gradient norm {facts['grad_norm']}"

@@ -8,10 +8,10 @@ import sys
 import time
 from typing import Any
 
-import jax
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from dydiff_jax import processes
 from dydiff_jax.training import workdir as workdirs
 from dydiff_jax.training.stages import PRODUCTIVE, Stages, goodput
 
@@ -39,7 +39,7 @@ class MetricsLog:
         self._window = notes.get("window") or _empty()
         self._file = self._events = None
         self._since, self._clock, self._hungry = step, time.monotonic(), False
-        if jax.process_index() == 0:
+        if processes.is_first():
             path = workdir / "metrics.jsonl"
             last = drop_later_lines(path, step)
             stages.go_on_from(notes.get("seconds", {}), last.get("seconds", {}), last.get("starts", 0))
@@ -140,11 +140,11 @@ def _step_of(path: pathlib.Path, number: int, line: str) -> int:
 def progress_bar(start: int, steps: int) -> tqdm:
     """A bar on stderr with rate and time left, to which the loss is added; on process 0."""
     interval = 0.2 if sys.stderr.isatty() else 30.0
-    hidden = jax.process_index() != 0
+    hidden = not processes.is_first()
     return tqdm(desc="train", initial=start, total=steps, unit="step", mininterval=interval, disable=hidden)
 
 
 def message(text: str) -> None:
     """Prints a line above the progress bar, on process 0."""
-    if jax.process_index() == 0:
+    if processes.is_first():
         tqdm.write(text, file=sys.stderr)

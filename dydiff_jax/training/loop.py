@@ -20,7 +20,7 @@ from dydiff_jax.training.checkpoints import Checkpoints
 from dydiff_jax.training.logging import MetricsLog, message, progress_bar
 from dydiff_jax.training.monitor import BadStep, Monitor, StopRequest
 from dydiff_jax.training.stages import Stages
-from dydiff_jax.training.state import TrainState, abstract_state, init_state, make_train_step
+from dydiff_jax.training.state import Params, TrainState, abstract_state, init_state, make_train_step
 from dydiff_jax.training.task import Recipe, Task, TrainOptions
 from dydiff_jax.types import Batch
 
@@ -52,7 +52,7 @@ def train(
     """
     workdir, options = pathlib.Path(workdir), recipe.options
     batches.check_batch(options.batch_size, mesh)
-    init = initializer(task, recipe)
+    init = initializer(task.init, recipe)
     saved = Checkpoints(workdir / "checkpoints", options.keep_last, options.keep_every, recipe.config_hash)
     with jax.set_mesh(mesh), StopRequest() as stop, Stages(options.stuck_after, began) as stages, saved:
         abstract = abstract_state(init, mesh)
@@ -69,10 +69,10 @@ def train(
             return run.steps_from(done, state, step, monitor, stop)
 
 
-def initializer(task: Task, recipe: Recipe) -> Callable[[], TrainState]:
-    """A function that makes the first state of a run."""
+def initializer(init: Callable[[jax.Array], Params], recipe: Recipe) -> Callable[[], TrainState]:
+    """A function that makes the first state of a run; ``init`` maps a key to parameters."""
     optimizer = optim.make_optimizer(recipe.optimizer, recipe.options.steps)
-    return lambda: init_state(task.init, optimizer, recipe.seed)
+    return lambda: init_state(init, optimizer, recipe.seed)
 
 
 def make_step(task: Task, recipe: Recipe, abstract: TrainState) -> TrainStep:
@@ -133,7 +133,8 @@ class Run:
                 self._check(monitor, state, leave=1)
                 stopping = stop.requested(done)
             if stopping or done % options.checkpoint_every == 0 or done == options.steps:
-                self._check(monitor, state, leave=0)
+                with stages.stage("step"):
+                    self._check(monitor, state, leave=0)
                 with stages.stage("save"):
                     self._checkpoints.save(done, state, monitor.notes)
             if stopping and done < options.steps:

@@ -15,7 +15,7 @@ RUN = {"steps": 40, "checkpoint_every": 9}
 
 def repeat(workdir, folder, made, mesh):
     recipe = task.Recipe(task.TrainOptions(40, toy.BATCH_SIZE), toy.OPTIMIZER, toy.EMA, seed=5)
-    abstract = state.abstract_state(loop.initializer(made, recipe), mesh)
+    abstract = state.abstract_state(loop.initializer(made.init, recipe), mesh)
     return bundle.repeat(folder, made.loss, abstract, mesh, seed=5), abstract
 
 

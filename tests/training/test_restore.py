@@ -37,7 +37,7 @@ def make_mesh(sizes):
 def leg(directory, mesh, steps, after=lambda state: None):
     """Trains some steps from the newest checkpoint or from the start, and saves; the losses."""
     task = toy.make_task()
-    init = loop.initializer(task, RECIPE)
+    init = loop.initializer(task.init, RECIPE)
     losses = []
     with jax.set_mesh(mesh), checkpoints.Checkpoints(directory, 1, None, "abc") as opened:
         abstract = abstract_state(init, mesh)

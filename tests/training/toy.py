@@ -83,7 +83,7 @@ def restore(workdir, mesh, steps):
         jax.set_mesh(mesh),
         checkpoints.Checkpoints(pathlib.Path(workdir) / "checkpoints", 2, None) as opened,
     ):
-        return opened.restore(state.abstract_state(loop.initializer(make_task(), recipe), mesh))[0]
+        return opened.restore(state.abstract_state(loop.initializer(make_task().init, recipe), mesh))[0]
 
 
 def digest(trained):
