@@ -19,8 +19,9 @@ import jax
 
 from benchmarks.methods import make_step, timed
 from configs import turbulence
-from dydiff_jax.training import manifest, sharding
-from dydiff_jax.training.checkpoints import Checkpoints
+from dydiff_jax.distributed import mesh as meshes
+from dydiff_jax.training.checkpoints import manifest
+from dydiff_jax.training.checkpoints.manager import Checkpoints
 
 TARGET = 0.02
 
@@ -115,7 +116,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     print(f"{jax.devices()[0]}, jax {jax.__version__}, batch {args.batch}, {args.rounds} rounds")
-    with jax.set_mesh(sharding.make_mesh(sharding.MeshOptions(data=1))):
+    with jax.set_mesh(meshes.make_mesh(meshes.MeshOptions(data=1))):
         for size in args.sizes.split(","):
             report(size, args.batch, args.rounds)
 

@@ -16,11 +16,11 @@ import time
 import numpy as np
 
 from benchmarks.rangeserver import serving
-from dydiff_jax.data import shard_writer, store
-from dydiff_jax.data.folder import Folder
+from dydiff_jax.data.formats import shard_writer, store
 from dydiff_jax.data.pipeline import TrainBatches, WindowOptions, make_splits
-from dydiff_jax.data.shards import Shards
-from dydiff_jax.data.stream import InputOptions
+from dydiff_jax.data.read_ahead import InputOptions
+from dydiff_jax.data.sources.folder import Folder
+from dydiff_jax.data.sources.shards import Shards
 
 BATCH, FILMS, FRAMES, GRID = 16, 2, 400, (64, 448, 2)
 #: Threads, workers and batches read ahead; the first reads on the spot.

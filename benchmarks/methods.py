@@ -16,7 +16,9 @@ import numpy as np
 
 from configs import turbulence
 from dydiff_jax import build
-from dydiff_jax.training import batches, optim, sharding, state
+from dydiff_jax.distributed import global_batch
+from dydiff_jax.distributed import mesh as meshes
+from dydiff_jax.training import optim, state
 from dydiff_jax.types import Batch
 
 METHODS = ("standard", "dynamical", "rolling", "rolling_dynamical")
@@ -39,7 +41,7 @@ def make_step(method: str, size: str, batch_size: int):
     step = state.make_train_step(experiment.loss, optimizer, config.ema, config.seed, abstract)
     shape = (batch_size, config.window.num_frames, side, side, 2)
     frames = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    batch = batches.assemble(Batch(frames), range(batch_size), batch_size, jax.sharding.get_mesh())
+    batch = global_batch.assemble(Batch(frames), range(batch_size), batch_size, jax.sharding.get_mesh())
     return step, train_state, batch
 
 
@@ -57,7 +59,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--batch", type=int, default=4)
     args = parser.parse_args()
-    with jax.set_mesh(sharding.make_mesh(sharding.MeshOptions())):
+    with jax.set_mesh(meshes.make_mesh(meshes.MeshOptions())):
         runs = {method: make_step(method, args.size, args.batch) for method in METHODS}
         states = {method: timed(*run)[1] for method, run in runs.items()}
         seconds = {method: [] for method in runs}

@@ -16,11 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dydiff_jax import system
+from dydiff_jax.distributed import global_batch
+from dydiff_jax.distributed import mesh as meshes
 from dydiff_jax.models.uvit import SIZES, UViT3D, UViTOptions
-from dydiff_jax.training import batches, optim, sharding, state
+from dydiff_jax.training import optim, state
 from dydiff_jax.types import Batch
 
-EMA = optim.EmaOptions()
+EMA = system.EmaOptions()
 
 
 def make_loss(model: UViT3D):
@@ -43,7 +46,7 @@ def sharded(init, loss, optimizer, frames):
 
     abstract = state.abstract_state(fresh, mesh)
     first = jax.jit(fresh, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
-    batch = batches.assemble(Batch(frames), range(len(frames)), len(frames), mesh)
+    batch = global_batch.assemble(Batch(frames), range(len(frames)), len(frames), mesh)
     return state.make_train_step(loss, optimizer, EMA, 0, abstract), first, batch
 
 
@@ -88,8 +91,8 @@ def main():
     def init(key):
         return model.init(key, jnp.zeros((1, *shape[1:])), jnp.zeros((1, shape[1])))["params"]
 
-    parts = init, make_loss(model), optim.make_optimizer(optim.OptimizerOptions(), 10_000), frames
-    mesh = sharding.make_mesh(sharding.MeshOptions(data=1))
+    parts = init, make_loss(model), optim.make_optimizer(system.OptimizerOptions(), 10_000), frames
+    mesh = meshes.make_mesh(meshes.MeshOptions(data=1))
     with jax.set_mesh(mesh):
         step, now, batch = sharded(*parts)
         _, now, first_loss = timed(step, now, batch)

@@ -19,9 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dydiff_jax import system
+from dydiff_jax.cost_model.work import model_flops
+from dydiff_jax.distributed import global_batch
+from dydiff_jax.distributed import mesh as meshes
 from dydiff_jax.models.uvit import REMAT, SIZES, UViT3D, UViTOptions
-from dydiff_jax.planning.work import model_flops
-from dydiff_jax.training import batches, optim, sharding, state
+from dydiff_jax.training import optim, state
 from dydiff_jax.types import Batch
 
 ATTENTIONS = ("einsum", "xla", "cudnn")
@@ -53,7 +56,7 @@ def forward_flops(size: str, shape: tuple[int, ...]) -> int:
 def make_step(options: UViTOptions, shape: tuple[int, ...]):
     """(step, state, batch) of the training step on one device."""
     model = UViT3D(options, shape[-1])
-    optimizer = optim.make_optimizer(optim.OptimizerOptions(), 10_000)
+    optimizer = optim.make_optimizer(system.OptimizerOptions(), 10_000)
     mesh = jax.sharding.get_mesh()
 
     def loss(params, batch, key):
@@ -70,8 +73,8 @@ def make_step(options: UViTOptions, shape: tuple[int, ...]):
     abstract = state.abstract_state(fresh, mesh)
     first = jax.jit(fresh, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
     frames = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-    batch = batches.assemble(Batch(frames), range(shape[0]), shape[0], mesh)
-    return state.make_train_step(loss, optimizer, optim.EmaOptions(), 0, abstract), first, batch
+    batch = global_batch.assemble(Batch(frames), range(shape[0]), shape[0], mesh)
+    return state.make_train_step(loss, optimizer, system.EmaOptions(), 0, abstract), first, batch
 
 
 def step_seconds(options: UViTOptions, shape: tuple[int, ...], steps: int, profile: str | None) -> float:
@@ -138,7 +141,7 @@ def main():
     variants = list(
         itertools.product(*(text.split(",") for text in (args.sizes, args.remats, args.attentions)))
     )
-    with jax.set_mesh(sharding.make_mesh(sharding.MeshOptions(data=1))):
+    with jax.set_mesh(meshes.make_mesh(meshes.MeshOptions(data=1))):
         rate = matrix_rate(args.matrix)
         title = f"{jax.devices()[0].device_kind}, jax {jax.__version__}, windows of {args.shape}, bfloat16: "
         title += f"{rate / 1e12:.2f} TFLOP/s in products of {args.matrix} x {args.matrix} matrices"

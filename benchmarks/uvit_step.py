@@ -78,8 +78,12 @@ def compare(steps: dict, repeats: int):
 
 def main():
     """Reads the arguments and prints one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="", help="comma separated; compares sizes instead of variants of tiny")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--sizes", default="", help="comma separated; compares sizes instead of variants of tiny"
+    )
     parser.add_argument("--devices", type=int, default=1, help="compares this many devices with one")
     parser.add_argument("--shape", default="4,10,32,32,2", help="batch, frames, height, width, channels")
     parser.add_argument("--repeats", type=int, default=5)

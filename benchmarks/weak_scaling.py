@@ -12,7 +12,7 @@ import pathlib
 import subprocess
 import sys
 
-from dydiff_jax.planning.report import size as in_bytes
+from dydiff_jax.cost_model.text import size as in_bytes
 
 DEVICES = (8, 16, 32, 64, 128, 256, 512)
 #: Windows for each device, and what the backward pass keeps.

@@ -14,10 +14,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from dydiff_jax.codec import Codec, make_codec
-from dydiff_jax.conditions import Conditioner
+from dydiff_jax.codecs.codec import Codec, make_codec
 from dydiff_jax.config import Config, Tables, parse
-from dydiff_jax.data.source import SOURCES
+from dydiff_jax.data.sources.source import SOURCES
 from dydiff_jax.diffusion.dynamical import Dynamical
 from dydiff_jax.diffusion.losses import diffusion_loss
 from dydiff_jax.diffusion.regression import Regression
@@ -26,7 +25,8 @@ from dydiff_jax.diffusion.rolling_dynamical import RollingDynamical
 from dydiff_jax.diffusion.rollout import Rollout
 from dydiff_jax.diffusion.schedules import Cosine, LinearBeta
 from dydiff_jax.diffusion.standard import Standard
-from dydiff_jax.forecast import Forecaster
+from dydiff_jax.evaluation.forecast import Forecaster
+from dydiff_jax.models.conditions import Conditioner
 from dydiff_jax.models.uvit import UViT3D
 from dydiff_jax.types import Array, Batch, Conditions
 
@@ -57,7 +57,7 @@ class DataCard:
       mean: of each channel over the training frames.
       std: of each channel over the training frames.
       grid: (height, width) of a training window.
-      actions: dimension of the actions, 0 without.
+      forcings: number of forcings, 0 without.
       static: number of static fields, 0 without.
     """
 
@@ -68,7 +68,7 @@ class DataCard:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     grid: tuple[int, int]
-    actions: int = 0
+    forcings: int = 0
     static: int = 0
 
     def to_json(self) -> str:
@@ -106,9 +106,9 @@ class Experiment:
         """Fresh parameters."""
         window, (h, w), c = self.config.window, self.card.grid, len(self.card.fields)
         frames = jnp.zeros((1, window.num_frames, h, w, c))
-        actions = jnp.zeros((1, window.num_frames, self.card.actions)) if self.card.actions else None
+        forcings = jnp.zeros((1, window.num_frames, self.card.forcings)) if self.card.forcings else None
         static = jnp.zeros((1, h, w, self.card.static)) if self.card.static else None
-        conditions = self.conditioner(frames[:, : window.num_context], actions, static)
+        conditions = self.conditioner(frames[:, : window.num_context], forcings, static)
         return self.model.init(key, frames, jnp.zeros(frames.shape[:2]), *conditions)["params"]
 
     def apply(self, params: Any, z: Array, logsnr: Array, conditions: Conditions) -> Array:
@@ -118,7 +118,7 @@ class Experiment:
     def loss(self, params: Any, batch: Batch, key: jax.Array) -> tuple[Array, dict[str, Array]]:
         """The training loss of a batch in physical units; every row has a key of its own."""
         x0 = self.codec.encode(batch.frames)
-        conditions = self.conditioner(x0[:, : self.config.window.num_context], batch.actions, batch.static)
+        conditions = self.conditioner(x0[:, : self.config.window.num_context], batch.forcings, batch.static)
         noise_key, dropout_key = jax.random.split(key)
         keys = jax.vmap(functools.partial(jax.random.fold_in, noise_key))(jnp.arange(len(x0)))
 
@@ -148,7 +148,7 @@ class Experiment:
           key: of the noise.
         """
         x0 = self.codec.encode(batch.frames)
-        conditions = self.conditioner(x0[:, : self.config.window.num_context], batch.actions, batch.static)
+        conditions = self.conditioner(x0[:, : self.config.window.num_context], batch.forcings, batch.static)
         tau = jnp.full((len(x0),), self.rollout.grids()[-1, -2], x0.dtype)
         eps = jax.random.normal(key, x0.shape, x0.dtype)
 

@@ -21,12 +21,14 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dydiff_jax import cluster, plots, processes, runfiles, runs
-from dydiff_jax.comparison import blocks, page, plan, results
+from dydiff_jax.comparison import blocks, report, results, schedule
 from dydiff_jax.config import plain
 from dydiff_jax.data import cache
+from dydiff_jax.distributed import cluster, collectives
+from dydiff_jax.evaluation import plots
 from dydiff_jax.metrics import Diverged
-from dydiff_jax.training import loop, workdir
+from dydiff_jax.runs import commands, exit_codes, files, workdir
+from dydiff_jax.runs import directory as run_directory
 
 _CONFIG = flags.DEFINE_string(
     "config",
@@ -50,19 +52,21 @@ def main(argv: list[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the libraries beneath report every file at INFO
     command = shlex.join(["python", "-m", "dydiff_jax.compare", *sys.argv[1:]])
-    with processes.told_briefly():
+    with collectives.exit_on_user_error():
         cluster.start()
-        request = plan.Request.parse(
+        request = schedule.Request.parse(
             _CONFIG.value, _METHODS.value, _SEEDS.value, _SWEEP.value, overrides(argv[1:]), _WORKDIR.value
         )
-        planned = plan.make(request, read)
+        planned = schedule.make(request, read)
         others = results.elsewhere(_ALSO.value)
         if jax.process_count() == 1:  # training takes the signal itself, and saves first
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(loop.EXIT_STOPPED))
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(exit_codes.STOPPED))
         compare(planned, others, request.workdir, command)
 
 
-def compare(planned: plan.Plan, others: Sequence[results.Entry], home: pathlib.Path, command: str) -> None:
+def compare(
+    planned: schedule.Plan, others: Sequence[results.Entry], home: pathlib.Path, command: str
+) -> None:
     """Makes every run and, after each seed, the report of what is done.
 
     Args:
@@ -79,33 +83,35 @@ def compare(planned: plan.Plan, others: Sequence[results.Entry], home: pathlib.P
     """
     for run in planned.runs:
         if run.trains and (run.directory / "config.json").exists():
-            workdir.claim(run.directory, json.dumps(plain(run.raw)), runfiles.ELSEWHERE)
+            workdir.create_or_verify(
+                run.directory, json.dumps(plain(run.raw)), run_directory.HARDWARE_SECTIONS
+            )
     notes = [f"`{key}` applies to {', '.join(methods)} alone." for key, methods in planned.partial.items()]
     entries: list[results.Entry] = []
     failed: dict[pathlib.Path, str] = {}
     for i, run in enumerate(planned.runs):
-        processes.say(f"[{i + 1} of {len(planned.runs)}] {run.name}: {run.task}, in {run.directory}")
+        collectives.print_main(f"[{i + 1} of {len(planned.runs)}] {run.name}: {run.task}, in {run.directory}")
         try:
             if run.directory not in failed:
-                folder = (runs.train if run.trains else runs.evaluate_run)(
+                folder = (commands.train if run.trains else commands.evaluate_run)(
                     run.raw, run.directory, run.command
                 )
                 entries += [entry_of(run, folder)] if run.reported else []
         except (FloatingPointError, Diverged) as error:
             failed[run.directory] = f"{run.name} diverged and is left out: {error}"
-            processes.say(failed[run.directory])
+            collectives.print_main(failed[run.directory])
         last = run is planned.runs[-1] or planned.runs[i + 1].seed != run.seed
         if last and entries:
             report = functools.partial(write, [*entries, *others], home, command, [*notes, *failed.values()])
-            processes.on_first(report)
+            collectives.on_main(report)
     if failed:
         raise FloatingPointError("\n".join(failed.values()))
-    processes.say(f"{home}: report.html, report.md, comparison.json and figures")
+    collectives.print_main(f"{home}: report.html, report.md, comparison.json and figures")
 
 
-def entry_of(run: plan.Run, folder: pathlib.Path) -> results.Entry:
+def entry_of(run: schedule.Run, folder: pathlib.Path) -> results.Entry:
     """The evaluation of a run as a part of the comparison."""
-    name = plan.label(run.method, run.swept)
+    name = schedule.label(run.method, run.swept)
     return results.Entry(name, run.method, run.swept, run.directory, folder, run.command)
 
 
@@ -121,12 +127,12 @@ def write(
       notes: sentences on what the runs have in common.
     """
     found = results.compare(entries, home, command) | {"notes": list(notes)}
-    workdir.write_json_whole(home / "comparison.json", found)
+    files.write_json(home / "comparison.json", found)
     pictures = plots.compare_all(home)
     title = TITLE.format(", ".join(dict.fromkeys(group["method"] for group in found["groups"])))
-    parts = page.blocks(found, pictures, home)
-    workdir.write_whole(home / "report.md", blocks.markdown(title, parts))
-    workdir.write_whole(home / "report.html", blocks.page(title, parts))
+    parts = report.blocks(found, pictures, home)
+    files.write_text(home / "report.md", blocks.markdown(title, parts))
+    files.write_text(home / "report.html", blocks.page(title, parts))
     return found
 
 

@@ -15,14 +15,14 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import ml_collections
 
 from dydiff_jax.data.pipeline import WindowOptions
-from dydiff_jax.data.stream import InputOptions
+from dydiff_jax.data.read_ahead import InputOptions
 from dydiff_jax.diffusion.process import Process
 from dydiff_jax.diffusion.rollout import Rollout
 from dydiff_jax.diffusion.sampler import Sampler
+from dydiff_jax.distributed.mesh import MeshOptions
+from dydiff_jax.evaluation.scores import ScoreOptions, check_samples
 from dydiff_jax.models.uvit import UViTOptions
-from dydiff_jax.report import ScoreOptions, check_samples
-from dydiff_jax.training.optim import EmaOptions, OptimizerOptions
-from dydiff_jax.training.sharding import MeshOptions
+from dydiff_jax.system import EmaOptions, OptimizerOptions
 from dydiff_jax.training.task import TrainOptions
 
 T = TypeVar("T")

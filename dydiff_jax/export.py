@@ -10,8 +10,9 @@ folder, gs:// or s3://; ArrayRecord to a local folder.
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dydiff_jax import processes, runs
-from dydiff_jax.data import sidecar
+from dydiff_jax.data.formats import sidecar
+from dydiff_jax.distributed import collectives
+from dydiff_jax.runs import commands
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="A file of configs/, with its argument; its data are exported."
@@ -26,8 +27,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; options are given as --config.key=value")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the libraries beneath report every file at INFO
-    with processes.told_briefly():
-        runs.export(_CONFIG.value, _OUT.value, _FORMAT.value)
+    with collectives.exit_on_user_error():
+        commands.export(_CONFIG.value, _OUT.value, _FORMAT.value)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,11 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 import dydiff_jax
-from dydiff_jax import cluster, plan, processes, runs
+from dydiff_jax.cost_model import plan
+from dydiff_jax.cost_model.devices import DEVICES
 from dydiff_jax.data import cache
-from dydiff_jax.planning.devices import DEVICES
+from dydiff_jax.distributed import cluster, collectives
+from dydiff_jax.runs import commands
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="A file of configs/, with its argument: configs/turbulence.py:dynamical,size=tiny."
@@ -54,7 +56,7 @@ def main(argv: list[str]) -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache.cache_root(None) / "compiled"))
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the libraries beneath report every file at INFO
-    with processes.told_briefly():
+    with collectives.exit_on_user_error():
         if _MODE.value == "plan":
             plan.prepare(_DEVICES.value)
             plan.plan(
@@ -71,13 +73,13 @@ def main(argv: list[str]) -> None:
 def start(workdir: pathlib.Path, command: str) -> None:
     """Starts a mode that has a work directory."""
     if _MODE.value == "train":
-        runs.train(_CONFIG.value, workdir, command, dydiff_jax.BEGAN)
+        commands.train(_CONFIG.value, workdir, command, dydiff_jax.BEGAN)
     elif _MODE.value == "eval":
-        runs.evaluate_run(_CONFIG.value, workdir, command)
+        commands.evaluate_run(_CONFIG.value, workdir, command)
     elif _MODE.value == "replay":
-        runs.replay(_CONFIG.value, workdir)
+        commands.replay(_CONFIG.value, workdir)
     else:
-        runs.forecast(_CONFIG.value, workdir, pathlib.Path(_INPUT.value), _MEMBERS.value)
+        commands.forecast(_CONFIG.value, workdir, pathlib.Path(_INPUT.value), _MEMBERS.value)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ import sys
 from collections.abc import Sequence
 
 from dydiff_jax import compare
-from dydiff_jax.comparison import plan
-from dydiff_jax.training.loop import EXIT_STOPPED
+from dydiff_jax.comparison import schedule
+from dydiff_jax.runs import exit_codes
 
 LAUNCH = pathlib.Path(__file__).resolve().parent
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     arguments, overrides = parser().parse_known_args(argv)
     sys.path.insert(0, str(LAUNCH.parent))  # a config file imports configs.base
     try:
-        request = plan.Request.parse(
+        request = schedule.Request.parse(
             arguments.config,
             arguments.methods,
             arguments.seeds,
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
             compare.overrides(overrides),
             arguments.workdir,
         )
-        runs = plan.make(request, compare.read).runs
+        runs = schedule.make(request, compare.read).runs
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     todo = [run for run in runs if not is_done(run)]
@@ -73,12 +73,12 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def is_done(run: plan.Run) -> bool:
+def is_done(run: schedule.Run) -> bool:
     """Whether the scores of a trained run are there. What is only evaluated is done quickly once it is done."""
     return run.trains and (run.directory / "eval" / f"step_{run.raw.train.steps}" / "table.md").exists()
 
 
-def run_all(runs: Sequence[plan.Run]) -> int:
+def run_all(runs: Sequence[schedule.Run]) -> int:
     """Makes one run after the other, each in a process of its own; passes SIGTERM on to it."""
     failed, stopped = [], []
     for i, run in enumerate(runs):
@@ -86,9 +86,9 @@ def run_all(runs: Sequence[plan.Run]) -> int:
         with subprocess.Popen([sys.executable, *shlex.split(run.command)[1:]]) as process:
             signal.signal(signal.SIGTERM, lambda *_, process=process: stopped.append(process.terminate()))
             status = process.wait()
-        if stopped or status == EXIT_STOPPED:
+        if stopped or status == exit_codes.STOPPED:
             say("stopped: run the same command again to go on")
-            return EXIT_STOPPED
+            return exit_codes.STOPPED
         if status:
             failed.append(f"status {status}: {run.command}")
     for line in failed:
@@ -96,7 +96,7 @@ def run_all(runs: Sequence[plan.Run]) -> int:
     return 1 if failed else 0
 
 
-def submit(runs: Sequence[plan.Run], options: Sequence[str], dry_run: bool) -> int:
+def submit(runs: Sequence[schedule.Run], options: Sequence[str], dry_run: bool) -> int:
     """Submits a job for each run; jobs of one directory never run at the same time."""
     waiting = {run.directory for run in runs if run.trains}
     for run in runs:

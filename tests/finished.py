@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 
-from dydiff_jax import report
 from dydiff_jax.comparison import results
+from dydiff_jax.evaluation import scores as scoring
 
 K, SIDE, WINDOWS, SAVED, MEMBERS = 5, 16, 6, 2, 3
-OPTIONS = report.ScoreOptions(leads=(1, 2, 5), fsd_samples=4, fsd_field=0, mse_scale=7.0, flow=True)
+OPTIONS = scoring.ScoreOptions(leads=(1, 2, 5), fsd_samples=4, fsd_field=0, mse_scale=7.0, flow=True)
 
 
 def truth(seed=0, frames=K):
@@ -84,10 +84,10 @@ def run(directory, method, seed, error=0.2, step=None, frames=K, **changes):
         "command": f"python -m dydiff_jax.main --config=waves.py:{method} --workdir={directory}",
     }
     scores = {
-        method: report.score(ensemble, future, OPTIONS, "m/s", reference),
-        "persistence": report.score(still, future, OPTIONS, "m/s", reference),
+        method: scoring.score(ensemble, future, OPTIONS, "m/s", reference),
+        "persistence": scoring.score(still, future, OPTIONS, "m/s", reference),
     }
-    report.write_metrics(folder / "metrics.json", header, scores)
+    scoring.write_metrics(folder / "metrics.json", header, scores)
     kept = {"context": context[:SAVED], "truth": future[:SAVED], "ensemble": ensemble[:, :SAVED]}
     np.savez(folder / "forecasts.npz", **kept, leads=header["leads"])
     (folder / "table.md").write_text("")

@@ -6,7 +6,7 @@ import re
 import signal
 
 from dydiff_jax import build, compare
-from dydiff_jax.training import loop, stages
+from dydiff_jax.runs import exit_codes
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
@@ -19,8 +19,8 @@ FLAGS = [
 ]
 
 #: What a run may end with, by what is to follow.
-AGAIN = {loop.EXIT_STOPPED, 128 + signal.SIGTERM}
-A_FEW_TIMES = {stages.EXIT_STUCK, 128 + signal.SIGABRT, 128 + signal.SIGKILL}
+AGAIN = {exit_codes.STOPPED, 128 + signal.SIGTERM}
+A_FEW_TIMES = {exit_codes.STUCK, 128 + signal.SIGABRT, 128 + signal.SIGKILL}
 NEVER = {1, 2, 139}
 
 

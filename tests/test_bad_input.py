@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from configs import folder
-from dydiff_jax import build, inputs, runfiles, runs
+from dydiff_jax import build
+from dydiff_jax.evaluation import context_file
+from dydiff_jax.runs import commands
+from dydiff_jax.runs import directory as run_directory
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -45,7 +48,7 @@ def originals(tmp_path_factory):
     path.mkdir()
     for i in range(2):
         np.save(path / f"wave_{i}.npy", waves())
-    runs.train(own_data(path), root / "run")
+    commands.train(own_data(path), root / "run")
     return root
 
 
@@ -114,71 +117,71 @@ def test_the_command_line_says_what_is_wrong(arguments, message, tmp_path):
 def test_a_bad_data_file_is_named(spoil, message, data, tmp_path):
     spoil(data / "wave_1.npy")
     with pytest.raises(ValueError, match=message) as error:
-        runs.train(own_data(data), tmp_path / "run")
+        commands.train(own_data(data), tmp_path / "run")
     assert "wave_1.npy" in str(error.value)
 
 
 def test_a_missing_folder_says_what_was_expected(tmp_path):
     with pytest.raises(FileNotFoundError, match="expected a folder"):
-        runs.train(own_data(tmp_path / "nowhere"), tmp_path / "run")
+        commands.train(own_data(tmp_path / "nowhere"), tmp_path / "run")
 
 
 def test_more_context_than_frames(data, tmp_path):
     with pytest.raises(ValueError, match="holds no window of 206 frames"):
-        runs.train(own_data(data, window__num_context=200), tmp_path / "run")
+        commands.train(own_data(data, window__num_context=200), tmp_path / "run")
 
 
 def test_more_test_windows_than_there_are(data, tmp_path):
     with pytest.raises(ValueError, match="evaluation.windows: expected at most"):
-        runs.train(own_data(data, evaluation__windows=10_000), tmp_path / "run")
+        commands.train(own_data(data, evaluation__windows=10_000), tmp_path / "run")
 
 
 def test_a_grid_smaller_than_the_pooling_window(data, tmp_path):
     with pytest.raises(ValueError, match="pool_window"):
-        runs.train(own_data(data, scores__pool_window=17), tmp_path / "run")
+        commands.train(own_data(data, scores__pool_window=17), tmp_path / "run")
 
 
 def test_a_batch_that_the_mesh_does_not_divide(data, tmp_path):
     with pytest.raises(ValueError, match=r"batch_size: expected a multiple of the 2 parts"):
-        runs.train(own_data(data, mesh__data=2, train__batch_size=3), tmp_path / "run")
+        commands.train(own_data(data, mesh__data=2, train__batch_size=3), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_mesh_that_does_not_fit_the_devices(data, tmp_path):
     with pytest.raises(ValueError, match="mesh .* does not fit"):
-        runs.train(own_data(data, mesh__data=3, mesh__fsdp=3), tmp_path / "run")
+        commands.train(own_data(data, mesh__data=3, mesh__fsdp=3), tmp_path / "run")
 
 
 def test_a_missing_regression_run_is_found_before_training(data, tmp_path):
     with pytest.raises(FileNotFoundError, match="train :regression first"):
-        runs.train(own_data(data, evaluation__regression=str(tmp_path / "none")), tmp_path / "run")
+        commands.train(own_data(data, evaluation__regression=str(tmp_path / "none")), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_work_directory_of_another_config_is_refused_with_the_difference(trained, data):
     with pytest.raises(ValueError, match=r"process.eta: 0.5 there, 0.9 asked for"):
-        runs.train(own_data(data, process__eta=0.9), trained)
+        commands.train(own_data(data, process__eta=0.9), trained)
     with pytest.raises(ValueError, match=r"process.eta: 0.5 there, 0.9 asked for"):
-        runs.evaluate_run(own_data(data, process__eta=0.9), trained)
+        commands.evaluate_run(own_data(data, process__eta=0.9), trained)
 
 
 def test_data_that_changed_since_the_run_began_are_refused(trained, data):
     np.save(data / "wave_0.npy", 2 * waves())
     with pytest.raises(ValueError, match="not the data that the run began with"):
-        runs.train(own_data(data), trained)
+        commands.train(own_data(data), trained)
 
 
 def test_evaluating_before_training_says_so(data, tmp_path):
     with pytest.raises(FileNotFoundError, match="train first"):
-        runs.evaluate_run(own_data(data), tmp_path / "nothing")
+        commands.evaluate_run(own_data(data), tmp_path / "nothing")
 
 
 def test_an_evaluation_with_other_options_stands_beside_the_first(trained, data):
     before = (trained / "eval/step_2/metrics.json").read_bytes()
-    runs.evaluate_run(own_data(data, evaluation__members=3), trained)
+    commands.evaluate_run(own_data(data, evaluation__members=3), trained)
     assert (trained / "eval/step_2/metrics.json").read_bytes() == before
     assert json.loads((trained / "eval/step_2-2/metrics.json").read_text())["members"] == 3
-    runs.evaluate_run(own_data(data, evaluation__members=3), trained)
+    commands.evaluate_run(own_data(data, evaluation__members=3), trained)
     assert not (trained / "eval/step_2-3").exists()
 
 
@@ -186,7 +189,7 @@ def test_a_checkpoint_that_does_not_fit_is_named_leaf_by_leaf(trained, data):
     config = build.load(own_data(data, model__channels=(48, 192)))
     experiment = build.build(config, build.DataCard.read(trained / "statistics.json"))
     with pytest.raises(ValueError, match=r"(?s)does not fit the model.*expected float32\[.*found float32\["):
-        runfiles.load_ema(experiment, runs.sharding.make_mesh(config.mesh), trained)
+        run_directory.load_ema(experiment, commands.sharding.make_mesh(config.mesh), trained)
 
 
 CONTEXTS = {
@@ -207,16 +210,16 @@ def test_a_bad_forecast_input(name, trained, data, tmp_path):
     frames, message = CONTEXTS[name]
     np.save(tmp_path / "context.npy", frames)
     with pytest.raises(ValueError, match=message):
-        runs.forecast(own_data(data), trained, tmp_path / "context.npy", 2)
+        commands.forecast(own_data(data), trained, tmp_path / "context.npy", 2)
     assert not (trained / "forecast").exists()
 
 
 def test_a_forecast_input_that_is_no_array(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
-        inputs.read_context(tmp_path / "none.npy", 4, ("u", "v"))
+        context_file.read_context(tmp_path / "none.npy", 4, ("u", "v"))
     (tmp_path / "text.npy").write_text("not an array")
     with pytest.raises(ValueError, match="not a whole .npy or .npz file"):
-        inputs.read_context(tmp_path / "text.npy", 4, ("u", "v"))
+        context_file.read_context(tmp_path / "text.npy", 4, ("u", "v"))
     np.savez(tmp_path / "other.npz", data=np.zeros(3))
     with pytest.raises(ValueError, match='expected an array "frames", found'):
-        inputs.read_context(tmp_path / "other.npz", 4, ("u", "v"))
+        context_file.read_context(tmp_path / "other.npz", 4, ("u", "v"))

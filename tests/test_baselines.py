@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dydiff_jax import baselines
+from dydiff_jax.evaluation import baselines
 
 
 def walks(windows, frames, seed=0, grid=(6, 5, 2)):

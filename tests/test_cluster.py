@@ -13,8 +13,8 @@ import time
 import jax
 import pytest
 
-from dydiff_jax import cluster
-from dydiff_jax.cluster import Start
+from dydiff_jax.distributed import cluster
+from dydiff_jax.distributed.cluster import Start
 
 HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 

@@ -10,9 +10,10 @@ import time
 
 import pytest
 
-from dydiff_jax import compare, runs
-from dydiff_jax.comparison import plan, results
+from dydiff_jax import compare
+from dydiff_jax.comparison import results, schedule
 from dydiff_jax.metrics import Diverged
+from dydiff_jax.runs import commands
 from tests import finished, small
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -27,8 +28,8 @@ def command(workdir, *arguments):
 
 
 def planned(home, methods, seeds, sweeps=()):
-    request = plan.Request.parse(f"{FILE}:size=tiny", methods, seeds, sweeps, (), str(home))
-    return plan.make(request, compare.read)
+    request = schedule.Request.parse(f"{FILE}:size=tiny", methods, seeds, sweeps, (), str(home))
+    return schedule.make(request, compare.read)
 
 
 @pytest.fixture
@@ -45,8 +46,8 @@ def calls(monkeypatch):
 
         return call
 
-    monkeypatch.setattr(runs, "train", pretend("train"))
-    monkeypatch.setattr(runs, "evaluate_run", pretend("evaluate"))
+    monkeypatch.setattr(commands, "train", pretend("train"))
+    monkeypatch.setattr(commands, "evaluate_run", pretend("evaluate"))
     return made
 
 
@@ -87,7 +88,7 @@ def test_variants_of_a_trained_run_are_evaluated_and_they_alone_are_reported(tmp
 def test_a_run_that_diverges_is_left_out_with_its_variants_and_the_report_says_so(
     tmp_path, calls, monkeypatch
 ):
-    train, reports = runs.train, []
+    train, reports = commands.train, []
     monkeypatch.setattr(
         compare, "write", lambda entries, home, said, notes: reports.append((list(entries), notes))
     )
@@ -99,7 +100,7 @@ def test_a_run_that_diverges_is_left_out_with_its_variants_and_the_report_says_s
             raise Diverged("a forecast that diverged has no score")
         return train(raw, directory, said)
 
-    monkeypatch.setattr(runs, "train", diverging)
+    monkeypatch.setattr(commands, "train", diverging)
     swept = planned(tmp_path, "dynamical,standard", "0,1", ["sampler.steps=6,12"])
     with pytest.raises(
         FloatingPointError, match="dynamical, seed 0 diverged and is left out: step 7: loss nan"

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from dydiff_jax import build, compare
-from dydiff_jax.comparison import plan
+from dydiff_jax.comparison import schedule
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILE = str(ROOT / "configs/turbulence.py")
@@ -14,11 +14,11 @@ FILE = str(ROOT / "configs/turbulence.py")
 
 def request(methods="standard,dynamical", seeds="0", sweeps=(), changes=(), argument="size=tiny"):
     config = FILE + (f":{argument}" if argument else "")
-    return plan.Request.parse(config, methods, seeds, sweeps, changes, "DIR")
+    return schedule.Request.parse(config, methods, seeds, sweeps, changes, "DIR")
 
 
 def make(*args, **kwargs):
-    return plan.make(request(*args, **kwargs), compare.read)
+    return schedule.make(request(*args, **kwargs), compare.read)
 
 
 def test_every_method_of_a_seed_comes_before_the_next_seed():
@@ -169,4 +169,4 @@ def test_what_is_wrong_is_said_before_anything_runs(name):
 
 def test_a_config_file_that_is_not_there():
     with pytest.raises(FileNotFoundError, match="configs/turbulense.py is not there"):
-        plan.Request.parse("configs/turbulense.py:size=tiny", "standard", "0", (), (), "DIR")
+        schedule.Request.parse("configs/turbulense.py:size=tiny", "standard", "0", (), (), "DIR")

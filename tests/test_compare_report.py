@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from dydiff_jax import compare
-from dydiff_jax.comparison import blocks, page, results, tables
-from dydiff_jax.plots import comparison as figures
-from dydiff_jax.plots import samples
+from dydiff_jax.comparison import blocks, report, results, tables
+from dydiff_jax.evaluation.plots import comparison as figures
+from dydiff_jax.evaluation.plots import samples
 from tests import finished
 
 VOID = {"meta", "img", "br", "link"}
@@ -167,12 +167,12 @@ def test_runs_that_are_comparable_are_said_to_be(tmp_path):
     entries = [finished.entry(tmp_path, method, 0) for method in ("standard", "dynamical")]
     found = results.compare(entries, tmp_path, "") | {"notes": []}
     nothing = {name: [] for name in ("curves", "spectra", "samples", "sweeps")}
-    report = blocks.markdown("title", page.blocks(found, nothing, tmp_path))
-    text = section(report, "Are these runs comparable?")
+    text_of = blocks.markdown("title", report.blocks(found, nothing, tmp_path))
+    text = section(text_of, "Are these runs comparable?")
     assert "Yes: same data" in text and "Only the method, its own options and the seed differ." in text
     assert "Not in everything" not in text and "init_rescaled" not in text and "regression" not in text
-    assert "trained with one seed" in report and "| best told apart? | one seed |" in report
-    assert "What was swept" not in report and "±" not in section(report, "What came out")
+    assert "trained with one seed" in text_of and "| best told apart? | one seed |" in text_of
+    assert "What was swept" not in text_of and "±" not in section(text_of, "What came out")
 
 
 def test_a_reader_learns_what_is_compared_and_what_it_cost(home):
@@ -231,7 +231,7 @@ def test_the_same_files_give_the_same_bytes(home):
     before = {name: (home / name).read_bytes() for name in names}
     found = json.loads(before["comparison.json"])
     pictures = figures.compare_all(home)
-    parts = page.blocks(found, pictures, home)
+    parts = report.blocks(found, pictures, home)
     title = re.search("<title>(.*)</title>", before["report.html"].decode())[1]
     (home / "report.md").write_text(blocks.markdown(title, parts))
     (home / "report.html").write_text(blocks.page(title, parts))

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dydiff_jax.codec import Identity, Standardize, make_codec
-from dydiff_jax.conditions import Conditioner, context_channels, copy_path
+from dydiff_jax.codecs.codec import Identity, Standardize, make_codec
+from dydiff_jax.models.conditions import Conditioner, context_channels, copy_path
 
 
 def frames(*shape):
@@ -45,10 +45,10 @@ def test_context_channels_hold_clean_context_and_two_masks():
 
 
 def test_conditioner_puts_them_side_by_side_and_passes_the_rest_on():
-    context, actions, static = frames(1, 2, 4, 4, 1), frames(1, 5, 3), frames(1, 4, 4, 2)
-    conditions = Conditioner(3, copy_path=True, context_channels=True)(context, actions, static)
+    context, forcings, static = frames(1, 2, 4, 4, 1), frames(1, 5, 3), frames(1, 4, 4, 2)
+    conditions = Conditioner(3, copy_path=True, context_channels=True)(context, forcings, static)
     assert conditions.channels.shape == (1, 5, 4, 4, 2 + 3)
-    assert conditions.actions is actions and conditions.static is static
+    assert conditions.forcings is forcings and conditions.static is static
     assert Conditioner(3, copy_path=False, context_channels=False)(context, None, None).channels is None
 
 

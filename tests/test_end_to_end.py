@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dydiff_jax import build, evaluate, runfiles, runs
+from dydiff_jax import build
+from dydiff_jax.evaluation import evaluate
+from dydiff_jax.runs import commands
+from dydiff_jax.runs import directory as run_directory
 from tests import small
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -157,8 +160,10 @@ def same_bits(first, second):
     """The last checkpoint, the scores and the losses of two runs."""
     config = build.load(small.config("dynamical,size=tiny"))
     experiment = build.build(config, build.DataCard.read(first / "statistics.json"))
-    mesh = runs.sharding.make_mesh(config.mesh)
-    weights = [jax.tree.leaves(runfiles.load_ema(experiment, mesh, folder)[0]) for folder in (first, second)]
+    mesh = commands.sharding.make_mesh(config.mesh)
+    weights = [
+        jax.tree.leaves(run_directory.load_ema(experiment, mesh, folder)[0]) for folder in (first, second)
+    ]
     scores = [
         json.loads((folder / "eval/step_40/metrics.json").read_text())["scores"] for folder in (first, second)
     ]
@@ -177,13 +182,15 @@ def test_every_method_trains_and_evaluates(method, tmp_path):
         evaluation__members=2, evaluation__horizon=8,
     )  # fmt: skip
     first = small.config(f"{method},size=tiny", train__steps=4, **changes)
-    runs.train(first, tmp_path / method)
+    commands.train(first, tmp_path / method)
     header = json.loads((tmp_path / method / "eval/step_4/metrics.json").read_text())
     assert {"method", "step", "weights", "members", "windows", "leads", "interval", "time_unit", "unit", "fields",
             "command", "definitions", "scores", "cost", "missing_variance"} <= header.keys()  # fmt: skip
     assert header["leads"] == list(range(1, 9)) and len(header["scores"][method]["crps"]["per_lead"]) == 8
     cost, members = header["cost"], 1 if method == "regression" else 2
-    assert cost["frames"] == members * 4 * 8 and cost["evaluations_per_frame"] == (1 if method == "regression" else 6)
+    assert cost["frames"] == members * 4 * 8 and cost["evaluations_per_frame"] == (
+        1 if method == "regression" else 6
+    )
     assert min(cost["training_seconds"], cost["sampling_seconds"], cost["parameters"]) > 0
     assert (min(header["missing_variance"]) > 0) == (method == "rolling_dynamical")
     assert header["scores"][method]["crps"]["mean"] > 0
@@ -192,7 +199,7 @@ def test_every_method_trains_and_evaluates(method, tmp_path):
         beside = small.config(
             "standard,size=tiny", train__steps=2, evaluation__regression=str(tmp_path / method), **changes
         )
-        runs.train(beside, tmp_path / "beside")
+        commands.train(beside, tmp_path / "beside")
         table = (tmp_path / "beside/eval/step_2/table.md").read_text()
         assert "| regression |" in table and "| standard |" in table
 
@@ -204,7 +211,7 @@ def test_the_noised_context_of_the_release_trains_and_forecasts(tmp_path):
         optimizer__warmup_steps=1,
         evaluation__windows=4, evaluation__members=2,
     )  # fmt: skip
-    runs.train(config, tmp_path)
+    commands.train(config, tmp_path)
     assert (tmp_path / "eval/step_2/metrics.json").exists()
 
 
@@ -215,7 +222,7 @@ def test_a_rolling_forecast_from_nothing(tmp_path):
         mesh__data=1, train__steps=2, train__batch_size=2, optimizer__warmup_steps=1, evaluation__windows=4,
         evaluation__members=2, evaluation__horizon=8,
     )  # fmt: skip
-    folder = runs.train(config, tmp_path)
+    folder = commands.train(config, tmp_path)
     scores = json.loads((folder / "metrics.json").read_text())["scores"]
     assert set(scores) == {"rolling", "climatology (pooled)", "climatology (same crop)"}
     for name in PICTURES:
@@ -223,12 +230,12 @@ def test_a_rolling_forecast_from_nothing(tmp_path):
     with Image.open(folder / "film.gif") as film:
         assert film.n_frames == 8
     with pytest.raises(ValueError, match="a model without context frames has no input"):
-        runs.forecast(config, tmp_path, tmp_path / "context.npy", 2)
+        commands.forecast(config, tmp_path, tmp_path / "context.npy", 2)
 
 
 def test_what_is_free_at_evaluation_is_not_what_was_trained():
-    assert set(runfiles.FREE) <= set(small.config("dynamical").keys())
-    assert not set(runfiles.FREE) & {
+    assert set(run_directory.EVALUATION_SECTIONS) <= set(small.config("dynamical").keys())
+    assert not set(run_directory.EVALUATION_SECTIONS) & {
         "process",
         "model",
         "data",

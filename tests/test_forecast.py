@@ -7,9 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dydiff_jax import forecast
-from dydiff_jax.codec import Identity, Standardize
-from dydiff_jax.conditions import Conditioner
+from dydiff_jax.codecs.codec import Identity, Standardize
 from dydiff_jax.diffusion.dynamical import Dynamical
 from dydiff_jax.diffusion.regression import Regression
 from dydiff_jax.diffusion.rolling import Rolling
@@ -18,6 +16,8 @@ from dydiff_jax.diffusion.rollout import Rollout
 from dydiff_jax.diffusion.sampler import Sampler
 from dydiff_jax.diffusion.schedules import Cosine
 from dydiff_jax.diffusion.standard import Standard
+from dydiff_jax.evaluation import forecast
+from dydiff_jax.models.conditions import Conditioner
 from dydiff_jax.types import Batch
 
 CODEC = Standardize((3.0,), (2.0,))
@@ -148,22 +148,22 @@ def test_a_block_rollout_goes_on_from_its_own_frames():
 
 @pytest.mark.parametrize("method", ["standard", "rolling"])
 def test_conditions_are_those_of_the_window(method):
-    """The copy path carries the newest clean frame, and actions are those of the window's own frames."""
+    """The copy path carries the newest clean frame, and forcings are those of the window's own frames."""
 
     def last_action(params, z, logsnr, conditions):
-        assert conditions.channels.shape[-1] == 2 and conditions.actions.shape == (4, 5, 1)
+        assert conditions.channels.shape[-1] == 2 and conditions.forcings.shape == (4, 5, 1)
         same = jnp.abs(conditions.channels[..., :1] - z[:, 1:2]).max()
-        return jnp.broadcast_to(conditions.actions[:, :, :, None, None], z.shape) + 1e3 * same
+        return jnp.broadcast_to(conditions.forcings[:, :, :, None, None], z.shape) + 1e3 * same
 
     draw = dataclasses.replace(
         forecaster(method, last_action, horizon=8), conditioner=Conditioner(3, True, False), codec=Identity()
     )
-    actions = np.tile(np.arange(draw.num_frames, dtype=np.float32)[:, None], (4, 1, 1))
-    given = batch(4)._replace(actions=actions)
+    forcings = np.tile(np.arange(draw.num_frames, dtype=np.float32)[:, None], (4, 1, 1))
+    given = batch(4)._replace(forcings=forcings)
     frames = drawn(draw, 0, given, 1, 4)
     np.testing.assert_allclose(frames[0, :, :, 0, 0, 0], np.tile(np.arange(2, 10), (4, 1)), atol=1e-4)
-    with pytest.raises(ValueError, match=rf"^actions: expected one for each of {draw.num_frames} frames"):
-        drawn(draw, 0, given._replace(actions=actions[:, :-1]), 1, 4)
+    with pytest.raises(ValueError, match=rf"^forcings: expected one for each of {draw.num_frames} frames"):
+        drawn(draw, 0, given._replace(forcings=forcings[:, :-1]), 1, 4)
 
 
 def test_the_context_alone_is_read():

@@ -13,7 +13,7 @@ import time
 import pytest
 from launching import A_FEW_TIMES, AGAIN, FLAGS, LAUNCH, NEVER, ROOT, check_command
 
-from dydiff_jax import cluster
+from dydiff_jax.distributed import cluster
 
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
 

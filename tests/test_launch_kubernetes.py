@@ -7,7 +7,7 @@ import pytest
 import yaml
 from launching import A_FEW_TIMES, AGAIN, LAUNCH, NEVER, check_command
 
-from dydiff_jax import cluster
+from dydiff_jax.distributed import cluster
 
 MANIFESTS = sorted(LAUNCH.glob("*.yaml"))
 

@@ -12,8 +12,8 @@ import time
 import pytest
 from launching import LAUNCH, ROOT, check_command
 
-from dydiff_jax.comparison import plan
-from dydiff_jax.training import loop
+from dydiff_jax.comparison import schedule
+from dydiff_jax.runs import exit_codes
 
 spec = importlib.util.spec_from_file_location("sweep", LAUNCH / "sweep.py")
 sweep = importlib.util.module_from_spec(spec)
@@ -122,20 +122,20 @@ def test_sweep_refuses_before_anything_runs(tmp_path, more, named):
         sweep.main(grid(tmp_path, *more, "--dry-run"))
 
 
-def point(tmp_path: pathlib.Path, program: str) -> plan.Run:
+def point(tmp_path: pathlib.Path, program: str) -> schedule.Run:
     command = shlex.join(["python", "-c", program])
-    return plan.Run("m", {}, 0, tmp_path, None, command, trains=True, reported=True)
+    return schedule.Run("m", {}, 0, tmp_path, None, command, trains=True, reported=True)
 
 
 def test_sweep_goes_on_after_a_failure_and_stops_on_request(tmp_path, capsys):
     ok, bad = (point(tmp_path, f"raise SystemExit({status})") for status in (0, 3))
-    asked = point(tmp_path, f"raise SystemExit({loop.EXIT_STOPPED})")
+    asked = point(tmp_path, f"raise SystemExit({exit_codes.STOPPED})")
     mark = point(tmp_path, f"open({str(tmp_path / 'reached')!r}, 'w')")
     assert sweep.run_all([ok, ok]) == 0
     assert sweep.run_all([bad, mark]) == 1 and (tmp_path / "reached").exists()
     assert "status 3: python -c" in capsys.readouterr().err
     (tmp_path / "reached").unlink()
-    assert sweep.run_all([asked, mark]) == loop.EXIT_STOPPED and not (tmp_path / "reached").exists()
+    assert sweep.run_all([asked, mark]) == exit_codes.STOPPED and not (tmp_path / "reached").exists()
 
 
 def test_sweep_passes_sigterm_on(tmp_path):
@@ -148,7 +148,7 @@ time.sleep(30)"""
     previous = signal.getsignal(signal.SIGTERM)
     try:
         began = time.monotonic()
-        assert sweep.run_all([point(tmp_path, saves)]) == loop.EXIT_STOPPED
+        assert sweep.run_all([point(tmp_path, saves)]) == exit_codes.STOPPED
         assert time.monotonic() - began < 20
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dydiff_jax import plots, report
-from dydiff_jax.plots import animation, draw, figures, results
+from dydiff_jax.evaluation import plots
+from dydiff_jax.evaluation import scores as scoring
+from dydiff_jax.evaluation.plots import animation, draw, figures, results
 
 P, K, H, W, E = 3, 4, 16, 24, 3
 FILES = ["forecast.png", "error_over_lead.png", "spectra.png", "rank_histogram.png", "film.gif"]
@@ -24,7 +25,7 @@ def evaluation(folder, seed=0):
     context, truth = frames[:, :P], frames[:, P:]
     growth = np.arange(1, K + 1)[:, None, None, None] / 10
     ensemble = (truth + growth * rng.normal(size=(E, *truth.shape))).astype(np.float32)
-    options = report.ScoreOptions()
+    options = scoring.ScoreOptions()
     info = {
         "method": "model",
         "leads": list(range(1, K + 1)),
@@ -33,8 +34,8 @@ def evaluation(folder, seed=0):
         "unit": "m/s",
         "fields": ["u", "v"],
         "scores": {
-            "still": report.score(np.repeat(context[None, :, -1:], K, axis=2), truth, options, "m/s"),
-            "model": report.score(ensemble, truth, options, "m/s"),
+            "still": scoring.score(np.repeat(context[None, :, -1:], K, axis=2), truth, options, "m/s"),
+            "model": scoring.score(ensemble, truth, options, "m/s"),
         },
     }
     (folder / "metrics.json").write_text(json.dumps(info))
@@ -168,7 +169,7 @@ def test_a_single_member_and_a_single_lead_are_drawn(tmp_path):
         one = {"context": arrays["context"][:, -1:], "truth": arrays["truth"][:, :1]}
         one["ensemble"] = arrays["ensemble"][:1, :, :1]
     np.savez(tmp_path / "forecasts.npz", **one)
-    scores = report.score(one["ensemble"], one["truth"])
+    scores = scoring.score(one["ensemble"], one["truth"])
     (tmp_path / "metrics.json").write_text(json.dumps(info | {"leads": [1], "scores": {"model": scores}}))
     figure = figures.forecast_figure(read(tmp_path, None, 0))
     rows = [axis.get_ylabel() for axis in figure.axes if axis.images and axis.get_ylabel()]
@@ -273,7 +274,7 @@ def test_a_failed_save_leaves_the_old_picture(tmp_path):
         raise RuntimeError("disk full")
 
     with pytest.raises(RuntimeError):
-        draw.write_whole(path, save)
+        draw.write(path, save)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
@@ -282,6 +283,6 @@ def test_a_reader_of_the_old_picture_keeps_it(tmp_path):
     path = tmp_path / "picture.png"
     path.write_bytes(b"old")
     with open(path, "rb") as reader:
-        draw.write_whole(path, lambda part: part.write_bytes(b"new"))
+        draw.write(path, lambda part: part.write_bytes(b"new"))
         assert reader.read() == b"old"
     assert path.read_bytes() == b"new"

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from dydiff_jax import metrics, report
+from dydiff_jax import metrics
+from dydiff_jax.evaluation import scores as scoring
 
 NAMES = {
     "crps",
@@ -32,7 +33,7 @@ def forecast(e=4, shape=(3, 2, 12, 12, 2), seed=0):
 def test_every_score_is_that_of_its_metric():
     ensemble, truth = forecast()
     truth = truth + 2.0  # some places without a negative truth
-    scores = report.score(ensemble, truth)
+    scores = scoring.score(ensemble, truth)
     expected = {
         "crps": metrics.crps_per_lead(ensemble, truth),
         "crps_biased": metrics.crps_per_lead(ensemble, truth, fair=False),
@@ -59,7 +60,7 @@ def test_every_score_is_that_of_its_metric():
 
 def test_ranks_and_spectrum():
     ensemble, truth = forecast()
-    scores = report.score(ensemble, truth)
+    scores = scoring.score(ensemble, truth)
     assert scores["rank_histogram"]["counts"] == metrics.rank_histogram(ensemble, truth).sum(axis=0).tolist()
     wavenumber, spectra = metrics.lead_spectra(ensemble, truth)
     spectrum = scores["spectrum"]
@@ -69,7 +70,7 @@ def test_ranks_and_spectrum():
 
 def test_one_member_has_no_spread_and_its_crps_is_its_mae():
     ensemble, truth = forecast(e=1)
-    scores = report.score(ensemble, truth)
+    scores = scoring.score(ensemble, truth)
     for name in ("spread", "spread_skill"):
         assert scores[name]["per_lead"] == [None, None] and scores[name]["mean"] is None
     assert scores["rank_histogram"]["counts"] is None
@@ -82,28 +83,28 @@ def test_a_mask_that_leaves_nothing_is_none_and_counted():
     truth[:, 0, 0, 0] = truth[
         :, 0, ::4, ::4
     ] = -1.0  # no 8 x 8 places without a negative truth at the first lead
-    entry = report.score(ensemble, truth)["crps_w8_avg_nonneg"]
+    entry = scoring.score(ensemble, truth)["crps_w8_avg_nonneg"]
     assert entry["per_lead"] == [None, None] and entry["mean"] is None and entry["windows"] == 0
-    scores = report.score(ensemble, np.concatenate([truth[:1], np.abs(truth[1:])]))
+    scores = scoring.score(ensemble, np.concatenate([truth[:1], np.abs(truth[1:])]))
     assert scores["crps_w8_max_nonneg"]["windows"] == 2 and scores["crps_w8_max"]["windows"] == 3
 
 
 def test_scores_are_json_without_nan():
     ensemble, truth = forecast()
-    text = json.dumps(report.score(ensemble, np.minimum(truth, -0.1)), allow_nan=False)
+    text = json.dumps(scoring.score(ensemble, np.minimum(truth, -0.1)), allow_nan=False)
     assert json.loads(text)["csi_w5"]["mean"] == 0.0
-    nothing = report.score(-np.abs(ensemble) - 1, -np.abs(truth) - 1)
+    nothing = scoring.score(-np.abs(ensemble) - 1, -np.abs(truth) - 1)
     assert nothing["csi_w5"]["per_lead"] == [None, None]
     json.dumps(nothing, allow_nan=False)
 
 
 def test_definitions_stand_beside_the_scores_and_name_the_options():
     ensemble, truth = forecast()
-    options = report.ScoreOptions(
+    options = scoring.ScoreOptions(
         pool_window=4, pool_stride=3, csi_threshold=0.25, csi_window=3, csi_stride=1
     )
-    scores = report.score(ensemble, truth, options, unit="m/s")
-    sentences = report.definitions(options, members=4, windows=3, unit="m/s")
+    scores = scoring.score(ensemble, truth, options, unit="m/s")
+    sentences = scoring.definitions(options, members=4, windows=3, unit="m/s")
     assert {name: entry["definition"] for name, entry in scores.items()} == sentences
     for sentence in sentences.values():
         assert "4 members, 3 windows" in sentence
@@ -118,16 +119,16 @@ def test_definitions_stand_beside_the_scores_and_name_the_options():
 def test_a_grid_smaller_than_the_window_is_refused():
     ensemble, truth = forecast(shape=(2, 2, 6, 12, 1))
     with pytest.raises(ValueError, match="window of 8 on a grid of 6 x 12"):
-        report.score(ensemble, truth)
+        scoring.score(ensemble, truth)
 
 
 def test_shapes_and_values_are_checked():
     ensemble, truth = forecast()
     with pytest.raises(ValueError, match=r"found shapes \(4, 3, 2, 12, 12, 2\) and \(2, 2, 12, 12, 2\)"):
-        report.score(ensemble, truth[:2])
+        scoring.score(ensemble, truth[:2])
     ensemble[0, 0, 1, 0, 0, 0] = np.inf
     with pytest.raises(ValueError, match="1 of 3456 NaN or infinite in the ensemble at frame 2"):
-        report.score(ensemble, truth)
+        scoring.score(ensemble, truth)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_shapes_and_values_are_checked():
 )
 def test_options_are_checked(name, value):
     with pytest.raises(ValueError, match=f"{name}: expected"):
-        report.ScoreOptions(**{name: value})
+        scoring.ScoreOptions(**{name: value})
 
 
 def flow(e=3, shape=(5, 4, 12, 12, 2), reference=7):
@@ -160,8 +161,8 @@ def flow(e=3, shape=(5, 4, 12, 12, 2), reference=7):
 
 def test_spectral_distance_of_each_member_in_turn_beside_its_floor():
     ensemble, truth, reference = flow()
-    options = report.ScoreOptions(leads=(1, 3, 24), fsd_samples=4, fsd_field=1, fsd_norm="ortho")
-    scores = report.score(ensemble, truth, options, "m/s", reference)
+    options = scoring.ScoreOptions(leads=(1, 3, 24), fsd_samples=4, fsd_field=1, fsd_norm="ortho")
+    scores = scoring.score(ensemble, truth, options, "m/s", reference)
     windows, frames = [0, 1, 2, 3], [0, 1, 3, 5]  # 4 of 5 and 4 of 7, evenly spaced
     assert scores["fsd"]["windows"] == scores["fsd_floor"]["windows"] == 4
     assert scores["fsd"]["better"] == "low" and scores["fsd_floor"]["better"] == "none"
@@ -182,36 +183,36 @@ def test_spectral_distance_of_each_member_in_turn_beside_its_floor():
     assert scores["fsd"]["mean"] == pytest.approx(np.mean(members))
     assert scores["fsd_floor"]["mean"] == pytest.approx(np.mean(floor))
     json.dumps(scores, allow_nan=False)
-    rows = report.score(ensemble, truth, dataclasses.replace(options, fsd_transform="rfft2"), "", reference)
+    rows = scoring.score(ensemble, truth, dataclasses.replace(options, fsd_transform="rfft2"), "", reference)
     assert rows["fsd"]["mean"] < scores["fsd"]["mean"]
 
 
 def test_spectral_distance_at_every_lead_and_at_none():
     ensemble, truth, reference = flow(e=1)
-    scores = report.score(ensemble, truth, report.ScoreOptions(fsd_samples=5), reference=reference)
+    scores = scoring.score(ensemble, truth, scoring.ScoreOptions(fsd_samples=5), reference=reference)
     assert scores["fsd"]["std"] == [None] * 4 and None not in scores["fsd"]["per_lead"]
     assert scores["fsd"]["mean"] == pytest.approx(np.mean(scores["fsd"]["per_lead"]))
-    options = report.ScoreOptions(leads=(5, 6), fsd_samples=5)
-    scores = report.score(ensemble, truth, options, reference=reference)
+    options = scoring.ScoreOptions(leads=(5, 6), fsd_samples=5)
+    scores = scoring.score(ensemble, truth, options, reference=reference)
     assert scores["fsd"]["per_lead"] == [None] * 4 and scores["fsd"]["mean"] is None
 
 
 def test_a_perfect_forecast_is_at_no_distance():
     _, truth, reference = flow()
-    scores = report.score(truth[None], truth, report.ScoreOptions(fsd_samples=5), reference=reference)
+    scores = scoring.score(truth[None], truth, scoring.ScoreOptions(fsd_samples=5), reference=reference)
     floor = scores["fsd_floor"]["mean"]
     assert abs(scores["fsd"]["mean"]) < 1e-12 * floor
 
 
 def test_definitions_name_the_convention_of_every_optional_score():
     ensemble, truth, reference = flow()
-    options = report.ScoreOptions(
+    options = scoring.ScoreOptions(
         leads=(1, 2, 8), fsd_samples=4, fsd_field=1, fsd_transform="rfft2", mse_scale=7.0, flow=True
     )
-    scores = report.score(ensemble, truth, options, "m/s", reference)
-    sentences = report.definitions(options, members=3, windows=5, unit="m/s")
+    scores = scoring.score(ensemble, truth, options, "m/s", reference)
+    sentences = scoring.definitions(options, members=3, windows=5, unit="m/s")
     assert {name: entry["definition"] for name, entry in scores.items()} == sentences
-    assert set(report.ARRAYS) < set(scores)
+    assert set(scoring.ARRAYS) < set(scores)
     for name in ("fsd", "fsd_floor"):
         for words in ("rfft2", "'backward'", "field 1", "N = 4", "leads 1, 2, 8", "square of m/s"):
             assert words in sentences[name]
@@ -225,7 +226,7 @@ def test_definitions_name_the_convention_of_every_optional_score():
 
 def test_spectra_of_a_flow_are_those_of_the_last_lead():
     ensemble, truth, _ = flow()
-    scores = report.score(ensemble, truth, report.ScoreOptions(flow=True))
+    scores = scoring.score(ensemble, truth, scoring.ScoreOptions(flow=True))
     for name, spectrum in (("energy", metrics.energy_spectrum), ("enstrophy", metrics.enstrophy_spectrum)):
         entry = scores[f"{name}_spectrum"]
         assert entry["wavenumber"] == [1, 2, 3, 4, 5, 6]
@@ -236,38 +237,38 @@ def test_spectra_of_a_flow_are_those_of_the_last_lead():
 
 def test_too_few_samples_are_refused_before_any_work():
     ensemble, truth, reference = flow()
-    options = report.ScoreOptions(fsd_samples=5)
-    report.check_samples(options, 5)
-    report.check_samples(report.ScoreOptions(), 1)
+    options = scoring.ScoreOptions(fsd_samples=5)
+    scoring.check_samples(options, 5)
+    scoring.check_samples(scoring.ScoreOptions(), 1)
     message = "too few samples for the distance asked: expected at least 5 {} windows, found 4"
     with pytest.raises(ValueError, match=message.format("test")):
-        report.check_samples(options, 4)
+        scoring.check_samples(options, 4)
     ensemble[:, 0, 0, 0, 0, 0] = np.nan  # which any metric would refuse
     with pytest.raises(ValueError, match=message.format("test")):
-        report.score(ensemble[:, :4], truth[:4], options, reference=reference)
+        scoring.score(ensemble[:, :4], truth[:4], options, reference=reference)
     with pytest.raises(ValueError, match=message.format("training")):
-        report.score(ensemble, truth, options, reference=reference[:4])
+        scoring.score(ensemble, truth, options, reference=reference[:4])
 
 
 def test_what_does_not_fit_the_data_is_refused_before_any_work():
     ensemble, truth, reference = flow(shape=(5, 2, 12, 12, 3))
     ensemble[:, 0, 0, 0, 0, 0] = np.nan  # which any metric would refuse
-    options = report.ScoreOptions(fsd_samples=5, fsd_field=3)
+    options = scoring.ScoreOptions(fsd_samples=5, fsd_field=3)
     with pytest.raises(ValueError, match="fsd_field: expected a channel below 3, found 3"):
-        report.score(ensemble, truth, options, reference=reference)
+        scoring.score(ensemble, truth, options, reference=reference)
     with pytest.raises(ValueError, match="reference: expected frames .* found None"):
-        report.score(ensemble, truth, options)
+        scoring.score(ensemble, truth, options)
     with pytest.raises(ValueError, match=r"reference: expected .*, found \(7, 12, 11, 3\)"):
-        report.score(ensemble, truth, options, reference=reference[:, :, 1:])
+        scoring.score(ensemble, truth, options, reference=reference[:, :, 1:])
     with pytest.raises(ValueError, match="flow: expected the two channels u and v, found 3"):
-        report.score(ensemble, truth, report.ScoreOptions(flow=True))
+        scoring.score(ensemble, truth, scoring.ScoreOptions(flow=True))
 
 
 def test_metrics_file(tmp_path):
     ensemble, truth = forecast()
-    scores = {"model": report.score(ensemble, truth), "one": report.score(ensemble[:1], truth)}
+    scores = {"model": scoring.score(ensemble, truth), "one": scoring.score(ensemble[:1], truth)}
     path = tmp_path / "metrics.json"
-    report.write_metrics(path, {"method": "model", "step": 3}, scores)
+    scoring.write_metrics(path, {"method": "model", "step": 3}, scores)
     found = json.loads(path.read_text())
     assert found["method"] == "model" and found["step"] == 3 and found["scores"] == scores
     assert found["definitions"]["crps"] == scores["model"]["crps"]["definition"]

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from dydiff_jax.training import sharding
+from dydiff_jax.distributed import mesh as meshes
 from tests import small
 from tests.training import toy
 
@@ -141,11 +141,11 @@ def test_what_two_processes_saved_one_restores_bit_for_bit(tmp_path):
     statuses, outputs = finish(start([str(TOY), str(tmp_path / "two"), *settings], 2), end)
     assert statuses == [0, 0], outputs
     digests = {out.splitlines()[-1] for out, _ in outputs}
-    for options in (sharding.MeshOptions(data=1), sharding.MeshOptions(data=2, fsdp=2, tensor=2)):
-        assert {toy.digest(toy.restore(tmp_path / "two", sharding.make_mesh(options), steps=60))} == digests
+    for options in (meshes.MeshOptions(data=1), meshes.MeshOptions(data=2, fsdp=2, tensor=2)):
+        assert {toy.digest(toy.restore(tmp_path / "two", meshes.make_mesh(options), steps=60))} == digests
     undisturbed = toy.train(
-        tmp_path / "one", sharding.make_mesh(sharding.MeshOptions(fsdp=2)), steps=60, log_every=1
+        tmp_path / "one", meshes.make_mesh(meshes.MeshOptions(fsdp=2)), steps=60, log_every=1
     )
     assert_close(lines_of(tmp_path / "two"), lines_of(tmp_path / "one"), 1e-5)
-    found = toy.restore(tmp_path / "two", sharding.make_mesh(sharding.MeshOptions(data=1)), steps=60)
+    found = toy.restore(tmp_path / "two", meshes.make_mesh(meshes.MeshOptions(data=1)), steps=60)
     assert_close(found.params, undisturbed.params, 1e-5)

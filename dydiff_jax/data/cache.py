@@ -3,14 +3,13 @@
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
-import json
 import os
 import pathlib
-import tempfile
 import zipfile
 
 import numpy as np
+
+from dydiff_jax.runs import files
 
 
 def cache_root(chosen: str | None) -> pathlib.Path:
@@ -23,12 +22,6 @@ def cache_root(chosen: str | None) -> pathlib.Path:
     return pathlib.Path(home).expanduser() / "dydiff_jax"
 
 
-def fingerprint(settings: dict) -> str:
-    """Ten hexadecimal digits that change with any of the settings."""
-    text = json.dumps(settings, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
-
-
 @contextlib.contextmanager
 def locked(folder: pathlib.Path):
     """Make the folder and hold it alone; a second process waits, and a dead one's hold ends with it."""
@@ -36,25 +29,6 @@ def locked(folder: pathlib.Path):
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def write_whole(path: pathlib.Path, write) -> None:
-    """`write(file)` to a temporary name in the same folder, then take the name of `path` in one step."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-        try:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
-
-
-def write_json(path: pathlib.Path, value: dict) -> None:
-    """`value` as JSON text, whole or not at all."""
-    write_whole(path, lambda file: file.write(json.dumps(value, indent=2).encode()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +40,7 @@ class Part:
 
     def write(self, array: np.ndarray) -> None:
         """Save the array, whole or not at all."""
-        write_whole(self.path, lambda file: np.save(file, array))
+        files.write_npy(self.path, array)
 
     def open(self) -> np.ndarray:
         """The array, memory-mapped.

@@ -9,9 +9,9 @@ import grain
 import numpy as np
 
 from dydiff_jax.data import splits
-from dydiff_jax.data.source import Trajectories
+from dydiff_jax.data.read_ahead import InputOptions, read_ahead
+from dydiff_jax.data.sources.source import Trajectories
 from dydiff_jax.data.statistics import statistics as statistics
-from dydiff_jax.data.stream import InputOptions, read_ahead
 from dydiff_jax.data.windows import Cut, Place, Windows, stack
 from dydiff_jax.data.windows import select as select
 from dydiff_jax.types import Batch

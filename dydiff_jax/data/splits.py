@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dydiff_jax.data.source import Trajectories
+from dydiff_jax.data.sources.source import Trajectories
 
 #: TF-Net's index split (Wang et al., KDD 2020) for training, validation and testing: sample 7 j + i is crop i
 #: of the 100 frames from frame j on.

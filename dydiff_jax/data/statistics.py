@@ -3,7 +3,7 @@
 import numpy as np
 
 from dydiff_jax.data.moments import Moments, joined, measure
-from dydiff_jax.data.source import CHUNK, Trajectories
+from dydiff_jax.data.sources.source import CHUNK, Trajectories
 from dydiff_jax.data.windows import Windows
 
 

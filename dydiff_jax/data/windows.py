@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dydiff_jax.data.source import Trajectories
+from dydiff_jax.data.sources.source import Trajectories
 from dydiff_jax.types import Batch
 
 

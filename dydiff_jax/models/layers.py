@@ -16,7 +16,7 @@ from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Float
 
-from dydiff_jax.placement import constrain_batch, constrain_images, gather_kernel
+from dydiff_jax.distributed.rules import constrain_batch, constrain_images, gather_kernel
 from dydiff_jax.types import Array
 
 #: The network sees log SNR within these bounds; t = 0 and t = 1 have +inf and -inf.
@@ -122,13 +122,13 @@ class Film(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """Embedding of each frame: an MLP of its log SNR, its index in the window, and its action if given."""
+    """Embedding of each frame: an MLP of its log SNR, its index in the window, and its forcings if given."""
 
     embed_dim: int
 
     @nn.compact
     def __call__(
-        self, logsnr: Float[Array, "b f"], actions: Float[Array, "b f a"] | None
+        self, logsnr: Float[Array, "b f"], forcings: Float[Array, "b f m"] | None
     ) -> Float[Array, "b f e"]:
         level = jnp.clip(logsnr.astype(jnp.float32), -LOGSNR_BOUND, LOGSNR_BOUND)
         index = jnp.broadcast_to(jnp.arange(level.shape[1], dtype=jnp.float32), level.shape)
@@ -138,8 +138,8 @@ class Conditioning(nn.Module):
         ]
         features = constrain_batch(jnp.concatenate(features, axis=-1))
         hidden = dense(self.embed_dim, "level_in")(features)
-        if actions is not None:
-            hidden += dense(self.embed_dim, "action_in", use_bias=False)(actions)
+        if forcings is not None:
+            hidden += dense(self.embed_dim, "forcing_in", use_bias=False)(forcings)
         hidden = constrain_batch(nn.silu(hidden), width=-1)
         return constrain_batch(dense(self.embed_dim, "level_out")(hidden))
 

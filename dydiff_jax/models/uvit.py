@@ -10,7 +10,7 @@ Parameter paths for sharding rules. BLOCK is ``STAGE/block_N`` for each block of
 | path                                                | shape        | features                     |
 |-----------------------------------------------------|--------------|------------------------------|
 | ``{embed,merge_I,split_I,head}/kernel``             | in out       |                              |
-| ``condition/{level_in,level_out,action_in}/kernel`` | in out       |                              |
+| ``condition/{level_in,level_out,forcing_in}/kernel`` | in out       |                              |
 | ``BLOCK/**/modulate/film/kernel``                   | (n) in out   | out is (scale, shift)        |
 | ``BLOCK/conv/{conv_in,conv_out}/conv/kernel``       | 3 3 in out   |                              |
 | ``BLOCK/{space,time,joint}/qkv/kernel``             | (n) in out   | out is (head, qkv, head_dim) |
@@ -31,8 +31,8 @@ from einops import rearrange, repeat
 from flax import linen as nn
 from jaxtyping import Float
 
+from dydiff_jax.distributed.rules import constrain_batch
 from dydiff_jax.models.layers import Attention, Conditioning, ConvBlock, Mlp, RMSNorm, dense, on_images
-from dydiff_jax.placement import constrain_batch
 from dydiff_jax.types import Array
 
 KINDS = ("conv", "axial", "full")
@@ -254,7 +254,7 @@ class UViT3D(nn.Module):
         z: Float[Array, "b f h w c"],
         logsnr: Float[Array, "b f"],
         channels: Float[Array, "b f h w m"] | None = None,
-        actions: Float[Array, "b f a"] | None = None,
+        forcings: Float[Array, "b f m"] | None = None,
         static: Float[Array, "b h w s"] | None = None,
         train: bool = False,
     ) -> Float[Array, "b f h w o"]:
@@ -265,7 +265,7 @@ class UViT3D(nn.Module):
         """
         options = self.options
         options.check_grid(*z.shape[2:4])
-        emb = Conditioning(options.embed_dim, name="condition")(constrain_batch(logsnr), actions)
+        emb = Conditioning(options.embed_dim, name="condition")(constrain_batch(logsnr), forcings)
         emb = emb.astype(options.dtype)
         x = space_to_depth(constrain_batch(_inputs(z, channels, static)), options.patch)
         x = self._dense(options.channels[0], "embed", x)
@@ -298,7 +298,7 @@ def _inputs(z: Array, channels: Array | None, static: Array | None) -> Array:
 
 
 def parameter_count(size: str, in_channels: int = 2, out_channels: int = 2) -> int:
-    """Number of parameters of one of SIZES, for inputs of in_channels without actions."""
+    """Number of parameters of one of SIZES, for inputs of in_channels without forcings."""
     options = UViTOptions(**SIZES[size])
     side = options.multiple
     z, logsnr = jnp.zeros((1, 2, side, side, in_channels)), jnp.zeros((1, 2))

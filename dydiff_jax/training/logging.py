@@ -11,9 +11,9 @@ from typing import Any
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from dydiff_jax import processes
-from dydiff_jax.training import workdir as workdirs
-from dydiff_jax.training.stages import PRODUCTIVE, Stages, goodput
+from dydiff_jax.distributed import collectives
+from dydiff_jax.runs import files
+from dydiff_jax.training.phases import PRODUCTIVE, Phases, goodput
 
 #: Share of the time of all steps, and seconds, for which devices may wait for batches before the user is told.
 STARVING = 0.1, 1.0
@@ -23,27 +23,27 @@ class MetricsLog:
     """Means of the metrics since the last line, as one JSON object a line, flushed; process 0 writes.
 
     Attributes:
-      stages: where the time of the run goes.
+      phases: where the time of the run goes.
     """
 
-    def __init__(self, workdir: pathlib.Path, step: int, notes: dict[str, Any], stages: Stages):
+    def __init__(self, workdir: pathlib.Path, step: int, notes: dict[str, Any], phases: Phases):
         """Opens the log of a run that has done ``step`` steps, after dropping later lines.
 
         Args:
           workdir: where ``metrics.jsonl`` is.
           step: steps done.
           notes: what the checkpoint of this step keeps; empty without one.
-          stages: where the time of the run goes; time that earlier processes spent is added to it.
+          phases: where the time of the run goes; time that earlier processes spent is added to it.
         """
-        self.stages = stages
+        self.phases = phases
         self._window = notes.get("window") or _empty()
         self._file = self._events = None
         self._since, self._clock, self._hungry = step, time.monotonic(), False
-        if processes.is_first():
+        if collectives.is_main():
             path = workdir / "metrics.jsonl"
             last = drop_later_lines(path, step)
-            stages.go_on_from(notes.get("seconds", {}), last.get("seconds", {}), last.get("starts", 0))
-            self._at_open = stages.seconds()
+            phases.go_on_from(notes.get("seconds", {}), last.get("seconds", {}), last.get("starts", 0))
+            self._at_open = phases.seconds()
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (__exit__ closes it)
             self._events = SummaryWriter(str(workdir), purge_step=step + 1)
 
@@ -57,8 +57,8 @@ class MetricsLog:
 
     @property
     def notes(self) -> dict[str, Any]:
-        """Sums since the last line and seconds of every stage: kept in a checkpoint, so that a resumed run goes on."""
-        return {"window": self._window, "seconds": self.stages.seconds()}
+        """Sums since the last line and seconds of every phase: kept in a checkpoint, so that a resumed run goes on."""
+        return {"window": self._window, "seconds": self.phases.seconds()}
 
     def add(self, metrics: dict[str, float]) -> None:
         """Adds the metrics of one step to the window."""
@@ -68,7 +68,7 @@ class MetricsLog:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Writes a line: the step, the means of the window, ``values``, the rate since the last line, and the
-        account of time: ``goodput``, ``seconds`` of every stage over all processes of the run, and its ``starts``.
+        account of time: ``goodput``, ``seconds`` of every phase over all processes of the run, and its ``starts``.
 
         A number that is not finite becomes null; a window in which every step was skipped has no means.
         """
@@ -78,11 +78,11 @@ class MetricsLog:
         self._window, self._since, self._clock = _empty(), step, now
         if self._file is None:
             return
-        seconds = self.stages.seconds()
+        seconds = self.phases.seconds()
         values = {**means, **values, "steps_per_second": rate, "goodput": goodput(seconds)}
         line = {name: value if math.isfinite(value) else None for name, value in values.items()}
         account = {
-            "starts": self.stages.starts,
+            "starts": self.phases.starts,
             "seconds": {name: round(s, 3) for name, s in seconds.items()},
         }
         self._file.write(json.dumps({"step": step, **line, **account}) + "\n")
@@ -123,7 +123,7 @@ def drop_later_lines(path: pathlib.Path, step: int) -> dict[str, Any]:
     lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
     kept = "".join(line for number, line in enumerate(lines, 1) if _step_of(path, number, line) <= step)
     if kept != text:
-        workdirs.write_whole(path, kept)
+        files.write_text(path, kept)
     return json.loads(lines[-1]) if lines else {}
 
 
@@ -140,11 +140,11 @@ def _step_of(path: pathlib.Path, number: int, line: str) -> int:
 def progress_bar(start: int, steps: int) -> tqdm:
     """A bar on stderr with rate and time left, to which the loss is added; on process 0."""
     interval = 0.2 if sys.stderr.isatty() else 30.0
-    hidden = not processes.is_first()
+    hidden = not collectives.is_main()
     return tqdm(desc="train", initial=start, total=steps, unit="step", mininterval=interval, disable=hidden)
 
 
 def message(text: str) -> None:
     """Prints a line above the progress bar, on process 0."""
-    if processes.is_first():
+    if collectives.is_main():
         tqdm.write(text, file=sys.stderr)

@@ -15,17 +15,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dydiff_jax.training import batches, bundle, optim
-from dydiff_jax.training.checkpoints import Checkpoints
+from dydiff_jax.distributed import global_batch
+from dydiff_jax.runs import exit_codes
+from dydiff_jax.training import bad_step, optim
+from dydiff_jax.training.checkpoints.manager import Checkpoints
 from dydiff_jax.training.logging import MetricsLog, message, progress_bar
 from dydiff_jax.training.monitor import BadStep, Monitor, StopRequest
-from dydiff_jax.training.stages import Stages
+from dydiff_jax.training.phases import Phases
 from dydiff_jax.training.state import Params, TrainState, abstract_state, init_state, make_train_step
 from dydiff_jax.training.task import Recipe, Task, TrainOptions
 from dydiff_jax.types import Batch
-
-#: Exit status of a run that saved and stopped on SIGTERM: EX_TEMPFAIL, run the same command again.
-EXIT_STOPPED = 75
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
@@ -48,22 +47,22 @@ def train(
       ValueError: the mesh does not divide the batch, the warm-up is too long, or the checkpoint does not fit.
       FloatingPointError: more than ``max_bad_steps`` steps in a row had a non-finite loss or gradient; what
         repeats the step is in ``bad_step_N``.
-      SystemExit: with `EXIT_STOPPED`, after SIGTERM and a checkpoint.
+      SystemExit: with `exit_codes.STOPPED`, after SIGTERM and a checkpoint.
     """
     workdir, options = pathlib.Path(workdir), recipe.options
-    batches.check_batch(options.batch_size, mesh)
+    global_batch.check_batch(options.batch_size, mesh)
     init = initializer(task.init, recipe)
     saved = Checkpoints(workdir / "checkpoints", options.keep_last, options.keep_every, recipe.config_hash)
-    with jax.set_mesh(mesh), StopRequest() as stop, Stages(options.stuck_after, began) as stages, saved:
+    with jax.set_mesh(mesh), StopRequest() as stop, Phases(options.stuck_after, began) as phases, saved:
         abstract = abstract_state(init, mesh)
-        with stages.stage("restore"):
+        with phases.phase("restore"):
             state, notes = start(init, abstract, saved)
             done = int(state.step)
         step = make_step(task, recipe, abstract)
         message(
             f"{done} of {options.steps} steps done; writing to {workdir}: metrics.jsonl, events, checkpoints"
         )
-        with MetricsLog(workdir, done, notes, stages) as log, progress_bar(done, options.steps) as bar:
+        with MetricsLog(workdir, done, notes, phases) as log, progress_bar(done, options.steps) as bar:
             monitor = Monitor(task.ids, options, learning_rate(recipe), log, bar)
             run = Run(task, options, mesh, workdir, saved)
             return run.steps_from(done, state, step, monitor, stop)
@@ -114,49 +113,49 @@ class Run:
         self, first: int, state: TrainState, train_step: TrainStep, monitor: Monitor, stop: StopRequest
     ) -> TrainState:
         """Starts a step, takes the next batch while the devices work, then looks at the step before."""
-        options, stages = self._options, monitor.stages
+        options, phases = self._options, monitor.phases
         stream = self._batches(first)
-        with stages.stage("input"):
+        with phases.phase("input"):
             batch = next(stream) if first < options.steps else None
         for step in range(first, options.steps):
-            stages.beat(f"step {step}")
-            with stages.stage("compile" if step == first else "step"):
+            phases.heartbeat(f"step {step}")
+            with phases.phase("compile" if step == first else "step"):
                 state, metrics = train_step(state, batch)
             monitor.watch(step, metrics)
             done = step + 1
             if done < options.steps:
-                with stages.stage("input") as waited:
+                with phases.phase("input") as waited:
                     batch = next(stream)
                 if not metrics["loss"].is_ready():
-                    stages.move("input", "step", waited())
-            with stages.stage("step"):
+                    phases.move("input", "step", waited())
+            with phases.phase("step"):
                 self._check(monitor, state, leave=1)
                 stopping = stop.requested(done)
             if stopping or done % options.checkpoint_every == 0 or done == options.steps:
-                with stages.stage("step"):
+                with phases.phase("step"):
                     self._check(monitor, state, leave=0)
-                with stages.stage("save"):
+                with phases.phase("save"):
                     self._checkpoints.save(done, state, monitor.notes)
             if stopping and done < options.steps:
                 self._checkpoints.wait()
                 message(f"stopped on SIGTERM, step {done} is saved: run the same command again to go on")
-                sys.exit(EXIT_STOPPED)
+                sys.exit(exit_codes.STOPPED)
         return state
 
     def _batches(self, first: int) -> Iterator[Batch]:
         """The global batches from step ``first`` on."""
-        rows = batches.local_rows(self._options.batch_size, self._mesh)
+        rows = global_batch.local_rows(self._options.batch_size, self._mesh)
         for local in self._task.stream(first, rows):
-            yield batches.assemble(local, rows, self._options.batch_size, self._mesh)
+            yield global_batch.assemble(local, rows, self._options.batch_size, self._mesh)
 
     def _check(self, monitor: Monitor, state: TrainState, leave: int) -> None:
         """Looks at the metrics; a step that stops the run leaves what repeats it."""
         try:
             monitor.check(leave)
         except BadStep as error:
-            folder = bundle.folder_of(self._workdir, error.step)
+            folder = bad_step.folder_of(self._workdir, error.step)
             batch = self._task.rows(error.step, range(self._options.batch_size))
-            bundle.write(folder, state, batch, error.facts | bundle.versions())
+            bad_step.write(folder, state, batch, error.facts | bad_step.versions())
             raise FloatingPointError(
                 f"{error} {folder} holds what repeats the step: --mode=replay."
             ) from error

@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from dydiff_jax.training.logging import MetricsLog
-from dydiff_jax.training.stages import Stages
+from dydiff_jax.training.phases import Phases
 from dydiff_jax.training.task import TrainOptions
 
 
@@ -55,9 +55,9 @@ class Monitor:
         return self._log.notes
 
     @property
-    def stages(self) -> Stages:
+    def phases(self) -> Phases:
         """Where the time of the run goes."""
-        return self._log.stages
+        return self._log.phases
 
     def watch(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics of step ``step``, counted from 0."""

@@ -1,64 +1,13 @@
 """AdamW with warm-up, decay and clipping, and the exponential moving average of the parameters."""
 
-import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from dydiff_jax.system import EmaOptions, OptimizerOptions
 from dydiff_jax.types import Array
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerOptions:
-    """AdamW (Loshchilov and Hutter 2019, Algorithm 2).
-
-    Attributes:
-      learning_rate: peak learning rate.
-      warmup_steps: updates over which the learning rate grows linearly from 0 to its peak.
-      decay: what follows the warm-up: the peak, or half a cosine that ends at 0 with the last step.
-      weight_decay: decoupled weight decay of kernels; biases, scales and embeddings have none.
-      clip_norm: largest global norm of the gradient; a longer gradient is scaled down to it.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
-      eps: added to the root of the second moment.
-    """
-
-    learning_rate: float = 1e-4
-    warmup_steps: int = 1000
-    decay: Literal["constant", "cosine"] = "constant"
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-
-    def __post_init__(self):
-        for name in ("learning_rate", "clip_norm", "eps"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected a positive number, found {getattr(self, name)}")
-        for name in ("warmup_steps", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: expected 0 or more, found {getattr(self, name)}")
-        for name in ("b1", "b2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected a number in [0, 1), found {getattr(self, name)}")
-
-
-@dataclasses.dataclass(frozen=True)
-class EmaOptions:
-    """Moving average of the parameters; the weights that forecasts are made with.
-
-    Attributes:
-      decay: weight of the past once warmed up; 0 follows the parameters.
-    """
-
-    decay: float = 0.9999
-
-    def __post_init__(self):
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"decay: expected a number in [0, 1), found {self.decay}")
 
 
 def learning_rate(options: OptimizerOptions, total_steps: int) -> optax.Schedule:

@@ -1,7 +1,6 @@
 """The train state, and the step that maps a state and a batch to the next state."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +9,10 @@ from flax import struct
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dydiff_jax.training import optim, sharding
-from dydiff_jax.types import Array, Batch
-
-Params = Any
+from dydiff_jax import system
+from dydiff_jax.distributed import mesh as meshes
+from dydiff_jax.training import optim
+from dydiff_jax.types import Array, Batch, Params
 
 #: maps (params, batch, key) to the loss and a dictionary of scalar metrics.
 Loss = Callable[[Params, Batch, jax.Array], tuple[Array, dict[str, Array]]]
@@ -64,14 +63,14 @@ def run_keys(seed: int) -> tuple[jax.Array, jax.Array]:
 def abstract_state(init: Callable[[], TrainState], mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of a state, without making it."""
     shapes = jax.eval_shape(init)
-    shardings = sharding.state_shardings(shapes, mesh)
+    shardings = meshes.state_shardings(shapes, mesh)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
 def make_train_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
-    ema_options: optim.EmaOptions,
+    ema_options: system.EmaOptions,
     seed: int,
     abstract: TrainState,
     max_bad_steps: int = 0,
@@ -113,7 +112,7 @@ def make_train_step(
 
     return jax.jit(
         train_step,
-        in_shardings=(shardings, sharding.batch_sharding(mesh)),
+        in_shardings=(shardings, meshes.batch_sharding(mesh)),
         out_shardings=(shardings, NamedSharding(mesh, P())),
         donate_argnums=0,
     )

@@ -9,7 +9,7 @@ import pytest
 import zarr
 
 from dydiff_jax.data.pipeline import TrainBatches, WindowOptions, make_splits
-from dydiff_jax.data.source import SOURCES
+from dydiff_jax.data.sources.source import SOURCES
 
 FILES = pathlib.Path(__file__).parent / "files"
 

@@ -10,10 +10,10 @@ import pytest
 from configs import base, kolmogorov
 from dydiff_jax import build
 from dydiff_jax.config import ConfigError
-from dydiff_jax.data.kolmogorov import Kolmogorov
 from dydiff_jax.data.pipeline import WindowOptions, make_splits
 from dydiff_jax.data.simulators import ensemble
 from dydiff_jax.data.simulators import kolmogorov as solver
+from dydiff_jax.data.sources.kolmogorov import Kolmogorov
 
 SMALL = dict(cells=16, out_cells=8, interval=0.5, spin_up=1.0, duration=2.0, trajectories=3)
 

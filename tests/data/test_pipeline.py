@@ -170,7 +170,7 @@ def test_selecting_more_windows_than_there_are_is_refused():
 def test_a_batch_of_all_windows_stacks_them_in_order():
     windows = select(train_windows(), 5)
     batch = windows.batch()
-    assert batch.actions is None and batch.static is None
+    assert batch.forcings is None and batch.static is None
     np.testing.assert_array_equal(batch.frames, np.stack([windows[i].frames for i in range(5)]))
 
 

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from dydiff_jax.data.rayleigh_benard import RayleighBenard
 from dydiff_jax.data.simulators import ensemble
 from dydiff_jax.data.simulators import rayleigh_benard as solver
+from dydiff_jax.data.sources.rayleigh_benard import RayleighBenard
 
 SMALL = dict(rows=8, columns=16, out_rows=4, downsample="mean", rayleigh=1e5, spin_up=1.0, duration=2.0)
 

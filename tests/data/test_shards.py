@@ -12,13 +12,14 @@ from trajectories import counting
 from benchmarks.rangeserver import serving
 from configs import folder as folder_config
 from configs import shards as shards_config
-from dydiff_jax import build, runs
-from dydiff_jax.data import shard_writer, sidecar, store
+from dydiff_jax import build
+from dydiff_jax.data.formats import shard_writer, sidecar, store
 from dydiff_jax.data.moments import Moments
 from dydiff_jax.data.pipeline import TrainBatches, WindowOptions, make_splits, statistics
-from dydiff_jax.data.shards import Shards
-from dydiff_jax.data.source import Trajectories
-from dydiff_jax.data.stream import InputOptions
+from dydiff_jax.data.read_ahead import InputOptions
+from dydiff_jax.data.sources.shards import Shards
+from dydiff_jax.data.sources.source import Trajectories
+from dydiff_jax.runs import commands
 
 FORMATS = ("zarr", "array_record")
 LENGTHS = (37, 5, 50)
@@ -271,7 +272,7 @@ def test_exported_data_are_those_of_the_config(tmp_path, form, capsys):
         np.save(tmp_path / "films" / f"{number}.npy", film)
     raw = own_config(folder_config, tmp_path / "films")
     raw.window.update(num_context=1, num_forecast=2)
-    runs.export(raw, str(tmp_path / "out"), form)
+    commands.export(raw, str(tmp_path / "out"), form)
     assert "1 " + form + " shards, 92 frames [16, 16, 2] of float32" in capsys.readouterr().out
     other = own_config(shards_config, tmp_path / "out")
     other.window.update(num_context=1, num_forecast=2)

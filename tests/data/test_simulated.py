@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from dydiff_jax.data import cache
-from dydiff_jax.data.kolmogorov import Kolmogorov
 from dydiff_jax.data.pipeline import WindowOptions, make_splits
-from dydiff_jax.data.rayleigh_benard import RayleighBenard
 from dydiff_jax.data.simulators import ensemble
-from dydiff_jax.data.source import SOURCES
+from dydiff_jax.data.sources.kolmogorov import Kolmogorov
+from dydiff_jax.data.sources.rayleigh_benard import RayleighBenard
+from dydiff_jax.data.sources.source import SOURCES
+from dydiff_jax.runs import files
 
 #: A small flow of each data set, 8 frames of 4 rows.
 FLOWS = {
@@ -247,14 +248,11 @@ def test_options_are_checked_and_named(flow, changes):
 
 def test_a_file_takes_its_name_only_when_it_is_whole(tmp_path):
     path = tmp_path / "x.npy"
-    cache.write_whole(path, lambda file: file.write(b"old"))
+    files.write_text(path, "old")
 
-    def fail(file):
-        file.write(b"half of the new")
+    with pytest.raises(OSError, match="disk full"), files.atomic(path) as temporary:
+        temporary.write_bytes(b"half of the new")
         raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        cache.write_whole(path, fail)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from trajectories import counting
 
-from dydiff_jax.data import mapped, stream
+from dydiff_jax.data import read_ahead
+from dydiff_jax.data.formats import memmap
 from dydiff_jax.data.pipeline import TrainBatches, WindowOptions, make_splits
-from dydiff_jax.data.source import SOURCES
-from dydiff_jax.data.stream import InputOptions
+from dydiff_jax.data.read_ahead import InputOptions
+from dydiff_jax.data.sources.source import SOURCES
 
 WINDOWS = dict(num_context=2, num_forecast=1, crop=4, split="trajectory", fractions=(0.4, 0.3, 0.3))
 BATCH = 8
@@ -91,7 +92,7 @@ def test_what_is_read_next_does_not_wait_for_what_was_asked():
             calls.set()
         return step
 
-    ahead = stream.read_ahead(read, 10, InputOptions(2, 0, 4))
+    ahead = read_ahead.read_ahead(read, 10, InputOptions(2, 0, 4))
     assert calls.wait(10), "four batches are read before the first is asked for"
     time.sleep(0.1)
     assert sorted(asked) == [10, 11, 12, 13], "and no more than that"
@@ -126,7 +127,7 @@ def fail_at_13(step):
 
 @pytest.mark.parametrize("options", [(1, 0, 0), (4, 0, 8), (1, 1, 1)])
 def test_an_error_comes_in_place_of_its_batch_with_the_name_of_the_file(options):
-    read = stream.read_ahead(fail_at_13, 10, InputOptions(*options))
+    read = read_ahead.read_ahead(fail_at_13, 10, InputOptions(*options))
     assert [int(next(read)[0]) for _ in range(3)] == [10, 11, 12]
     with pytest.raises(FileNotFoundError, match="some/shard: no such file"):
         next(read)
@@ -142,7 +143,7 @@ def on_cpu():
 
 def test_workers_keep_off_accelerators_and_survive_the_signal_that_stops_a_job(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "")
-    read = stream.read_ahead(about_the_worker, 0, InputOptions(1, 1, 1))
+    read = read_ahead.read_ahead(about_the_worker, 0, InputOptions(1, 1, 1))
     worker, ignores, cpu, step = next(read).tolist()
     assert worker != os.getpid() and ignores and cpu and step == 0
     os.kill(worker, signal.SIGTERM)
@@ -176,7 +177,7 @@ def test_arrays_on_disk_go_to_other_processes_by_name(tmp_path):
     copy = np.load(tmp_path / "a.npy", mmap_mode="c")
     copy[0] = 7
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(copy)), copy)
-    mapped._bytes.cache_clear()
+    memmap._bytes.cache_clear()
 
 
 def test_data_sets_of_files_are_small_on_their_way_to_a_worker(tmp_path):
@@ -188,7 +189,7 @@ def test_data_sets_of_files_are_small_on_their_way_to_a_worker(tmp_path):
         text = pickle.dumps(film)
         assert len(text) < 700 < film.nbytes
         np.testing.assert_array_equal(pickle.loads(text), film)
-    mapped._bytes.cache_clear()
+    memmap._bytes.cache_clear()
 
 
 ORPHAN = """

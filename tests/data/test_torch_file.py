@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from dydiff_jax.data.torch_file import read_tensor
+from dydiff_jax.data.formats.torch_file import read_tensor
 
 #: Written by PyTorch 2.13 from x = n + sin(n), n = 0, 1, ... in the shape of `truth`: rbc_zip and rbc_legacy
 #: hold x[1:5], transposed_zip holds x[:2] with its last axes swapped; the zip files keep all of x.

@@ -10,8 +10,8 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from small_uvit import init
 
+from dydiff_jax.distributed.rules import constrain_batch
 from dydiff_jax.models import layers
-from dydiff_jax.placement import constrain_batch
 
 B, F, H, W, C, E, D = 2, 3, 4, 5, 16, 8, 8
 RNG = np.random.default_rng(0)

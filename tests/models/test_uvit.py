@@ -10,13 +10,7 @@ import numpy as np
 import pytest
 from small_uvit import ONE_LEVEL, TWO_LEVELS, init, inputs, network, options, relative_error
 
-from dydiff_jax.models.uvit import (
-    SIZES,
-    Stage,
-    depth_to_space,
-    parameter_count,
-    space_to_depth,
-)
+from dydiff_jax.models.uvit import SIZES, Stage, depth_to_space, parameter_count, space_to_depth
 
 Z, LOGSNR = inputs()
 MODEL = network()
@@ -193,10 +187,10 @@ def test_a_static_field_is_a_channel_that_is_the_same_in_every_frame():
     np.testing.assert_array_equal(as_static, jax.jit(model.apply)(params, Z, LOGSNR, channels=repeated))
 
 
-@pytest.mark.parametrize("name", ["channels", "actions", "static"])
+@pytest.mark.parametrize("name", ["channels", "forcings", "static"])
 def test_a_condition_changes_the_output_of_its_example(name):
     model = network(**ONE_LEVEL)
-    shape = dict(channels=(*Z.shape[:4], 1), actions=(*LOGSNR.shape, 3), static=(2, *Z.shape[2:4], 1))[name]
+    shape = dict(channels=(*Z.shape[:4], 1), forcings=(*LOGSNR.shape, 3), static=(2, *Z.shape[2:4], 1))[name]
     value = np.zeros(shape, np.float32)
     params = init(model, Z, LOGSNR, **{name: value})
     apply = jax.jit(model.apply)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dydiff_jax.planning import groups
+from dydiff_jax.cost_model import groups
 
 PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7))
 COLUMNS = ((0, 4), (1, 5), (2, 6), (3, 7))

@@ -8,8 +8,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dydiff_jax.planning import hlo, traffic, work
-from dydiff_jax.planning.reader import Program
+from dydiff_jax.cost_model import hlo, traffic, work
+from dydiff_jax.cost_model.reader import Program
 
 
 def compiled(function, *shapes, dtype=jnp.float32) -> str:

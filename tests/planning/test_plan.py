@@ -12,9 +12,11 @@ import sys
 import jax
 import pytest
 
-from dydiff_jax import build, plan
-from dydiff_jax.placement import leaf_spec
-from dydiff_jax.training import optim, sharding, state
+from dydiff_jax import build
+from dydiff_jax.cost_model import plan
+from dydiff_jax.distributed import mesh as meshes
+from dydiff_jax.distributed.rules import leaf_spec
+from dydiff_jax.training import optim, state
 from tests import small
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -49,7 +51,7 @@ def state_leaves(raw):
     experiment = build.build(settings, plan.data_card(settings))
     optimizer = optim.make_optimizer(settings.optimizer, settings.train.steps)
     shapes = jax.eval_shape(lambda: state.init_state(experiment.init, optimizer, 0))
-    return [(sharding.leaf_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)]
+    return [(meshes.leaf_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)]
 
 
 def split_bytes(leaves, mesh):
@@ -70,9 +72,9 @@ def sums(program, kind):
 
 @pytest.mark.parametrize("mesh", [dict(data=8), dict(data=2, fsdp=4), dict(data=2, fsdp=2, tensor=2)])
 def test_memory_is_the_sum_of_the_shards(plans, mesh):
-    found = plans(**{f"mesh__{axis}": mesh.get(axis, 1) for axis in sharding.AXES})
+    found = plans(**{f"mesh__{axis}": mesh.get(axis, 1) for axis in meshes.AXES})
     program, leaves = found["programs"]["CPU"], state_leaves(config())
-    where = sharding.make_mesh(sharding.MeshOptions(**{"data": 1} | mesh))
+    where = meshes.make_mesh(meshes.MeshOptions(**{"data": 1} | mesh))
     assert program["state"] == split_bytes(leaves, where)
     assert program["parameters"] == split_bytes(
         [leaf for leaf in leaves if leaf[0].startswith("params")], where
@@ -99,7 +101,7 @@ def test_fully_sharded_weights_are_gathered(plans):
     """Each split kernel at least once a step, and no more than in both passes; over fsdp alone."""
     found = plans(mesh__data=2, mesh__fsdp=4, mesh__tensor=1)
     program = found["programs"]["CPU"]
-    where = sharding.make_mesh(sharding.MeshOptions(data=2, fsdp=4))
+    where = meshes.make_mesh(meshes.MeshOptions(data=2, fsdp=4))
     leaves = [leaf for leaf in state_leaves(config()) if leaf[0].startswith("params")]
     whole = sum(4 * leaf.size for name, leaf in leaves if any(leaf_spec(name, leaf.shape, where)))
     gathered = sums(program, "all-gather")

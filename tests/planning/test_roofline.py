@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from dydiff_jax.planning import roofline
-from dydiff_jax.planning.devices import DEVICES, Interconnect
-from dydiff_jax.planning.hlo import Collective
+from dydiff_jax.cost_model import roofline
+from dydiff_jax.cost_model.devices import DEVICES, Interconnect
+from dydiff_jax.cost_model.hlo import Collective
 
 NODE = DEVICES["H100"].interconnect
 V5E, V5P = (DEVICES[name].interconnect for name in ("v5e", "v5p"))

@@ -10,8 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dydiff_jax import system
+from dydiff_jax.distributed import global_batch
+from dydiff_jax.distributed import mesh as meshes
 from dydiff_jax.models.uvit import UViT3D, UViTOptions
-from dydiff_jax.training import batches, optim, sharding, state
+from dydiff_jax.training import optim, state
 from dydiff_jax.types import Batch
 
 ONE = (1, 1, 1)
@@ -39,10 +42,10 @@ OPTIONS = UViTOptions(
 MODEL = UViT3D(OPTIONS, out_channels=SHAPE[-1])
 #: Clips nothing, so that the first moment after one step is 1 - b1 of the gradient; eps is large, or the sign of
 #: what is rounding would move a parameter as far as a gradient does.
-OPTIMIZER = optim.OptimizerOptions(
+OPTIMIZER = system.OptimizerOptions(
     learning_rate=2e-4, warmup_steps=2, weight_decay=1e-2, clip_norm=1e9, eps=1e-2
 )
-EMA = optim.EmaOptions(decay=0.9)
+EMA = system.EmaOptions(decay=0.9)
 #: Halves the time of compilation; the second is an option of the jax for Python 3.11 only.
 QUICK = {"xla_backend_optimization_level": 0}
 if jax.__version_info__ < (0, 11):
@@ -68,17 +71,17 @@ class Run(NamedTuple):
 
 
 def make_mesh(sizes):
-    return sharding.make_mesh(sharding.MeshOptions(*sizes))
+    return meshes.make_mesh(meshes.MeshOptions(*sizes))
 
 
 def init(key):
     """Parameters of the network as a fresh run has them."""
-    z, logsnr, actions = (
+    z, logsnr, forcings = (
         jnp.zeros((1, *SHAPE[1:])),
         jnp.zeros((1, SHAPE[1])),
         jnp.zeros((1, SHAPE[1], ACTIONS)),
     )
-    return MODEL.init(key, z, logsnr, actions=actions)["params"]
+    return MODEL.init(key, z, logsnr, forcings=forcings)["params"]
 
 
 @functools.cache
@@ -101,7 +104,7 @@ def loss(params, batch, key):
     eps = jax.vmap(lambda key: jax.random.normal(key, SHAPE[1:]))(keys)
     rngs = {"dropout": dropout_key}
     z, logsnr = batch.frames + eps, 3 * eps[:, :, 0, 0, 0]
-    prediction = MODEL.apply({"params": params}, z, logsnr, actions=batch.actions, train=True, rngs=rngs)
+    prediction = MODEL.apply({"params": params}, z, logsnr, forcings=batch.forcings, train=True, rngs=rngs)
     return jnp.mean((prediction - eps) ** 2), {}
 
 
@@ -110,7 +113,7 @@ def batch(step):
     rng = np.random.default_rng([3, step])
     return Batch(
         rng.standard_normal(SHAPE, dtype=np.float32),
-        actions=rng.standard_normal((*SHAPE[:2], ACTIONS), dtype=np.float32),
+        forcings=rng.standard_normal((*SHAPE[:2], ACTIONS), dtype=np.float32),
     )
 
 
@@ -147,7 +150,9 @@ def run(sizes):
     mesh = make_mesh(sizes)
     with jax.set_mesh(mesh):
         abstract = state.abstract_state(start, mesh)
-        batched = [batches.assemble(batch(step), range(SHAPE[0]), SHAPE[0], mesh) for step in range(STEPS)]
+        batched = [
+            global_batch.assemble(batch(step), range(SHAPE[0]), SHAPE[0], mesh) for step in range(STEPS)
+        ]
         lowered = state.make_train_step(loss, make_optimizer(), EMA, 0, abstract).lower(abstract, batched[0])
         with written_to_stderr() as log:
             step = lowered.compile(compiler_options=QUICK)

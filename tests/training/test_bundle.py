@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import toy
 
-from dydiff_jax.training import bundle, checkpoints, loop, sharding, state, task
+from dydiff_jax.distributed import mesh as meshes
+from dydiff_jax.training import bad_step, loop, state, task
+from dydiff_jax.training.checkpoints import manager as checkpoints
 
 RUN = {"steps": 40, "checkpoint_every": 9}
 
@@ -16,19 +18,19 @@ RUN = {"steps": 40, "checkpoint_every": 9}
 def repeat(workdir, folder, made, mesh):
     recipe = task.Recipe(task.TrainOptions(40, toy.BATCH_SIZE), toy.OPTIMIZER, toy.EMA, seed=5)
     abstract = state.abstract_state(loop.initializer(made.init, recipe), mesh)
-    return bundle.repeat(folder, made.loss, abstract, mesh, seed=5), abstract
+    return bad_step.repeat(folder, made.loss, abstract, mesh, seed=5), abstract
 
 
 @pytest.mark.parametrize(
-    "options", [sharding.MeshOptions(data=1), sharding.MeshOptions(data=2, fsdp=2, tensor=2)]
+    "options", [meshes.MeshOptions(data=1), meshes.MeshOptions(data=2, fsdp=2, tensor=2)]
 )
 def test_the_bundle_holds_the_state_before_the_step(tmp_path, options):
     """Bit for bit, though the loop had started the next step, whose batch is sound, when it noticed."""
-    mesh = sharding.make_mesh(options)
+    mesh = meshes.make_mesh(options)
     with pytest.raises(FloatingPointError, match=r"bad_step_9 holds what repeats the step"):
         toy.train(tmp_path, mesh, nan_at=9, **RUN)
-    (folder,) = bundle.bundles(tmp_path)
-    assert folder == bundle.folder_of(tmp_path, 9)
+    (folder,) = bad_step.bundles(tmp_path)
+    assert folder == bad_step.folder_of(tmp_path, 9)
     (facts, _), abstract = repeat(tmp_path, folder, toy.make_task(), mesh)
     assert (facts["step"], facts["loss"]) == (9, "nan")
     assert facts["examples"] == [f"window-{n}" for n in range(72, 80)]
@@ -45,10 +47,10 @@ def test_the_bundle_holds_the_state_before_the_step(tmp_path, options):
 
 def test_repeating_says_what_is_not_finite(tmp_path):
     """Of a poisoned batch: the batch, the loss, every gradient."""
-    mesh = sharding.make_mesh(sharding.MeshOptions(data=1))
+    mesh = meshes.make_mesh(meshes.MeshOptions(data=1))
     with pytest.raises(FloatingPointError):
         toy.train(tmp_path, mesh, nan_at=9, **RUN)
-    (_, lines), _ = repeat(tmp_path, bundle.folder_of(tmp_path, 9), toy.make_task(), mesh)
+    (_, lines), _ = repeat(tmp_path, bad_step.folder_of(tmp_path, 9), toy.make_task(), mesh)
     assert lines == [
         "loss: nan",
         "batch frames: 8 values are not finite",
@@ -61,10 +63,10 @@ def test_repeating_says_what_is_not_finite(tmp_path):
 
 def test_a_step_is_repeated_with_its_own_noise(tmp_path):
     """With the sound batch in place of the poisoned one, the loss is that of a run which was never poisoned."""
-    mesh = sharding.make_mesh(sharding.MeshOptions(data=1))
+    mesh = meshes.make_mesh(meshes.MeshOptions(data=1))
     with pytest.raises(FloatingPointError):
         toy.train(tmp_path / "poisoned", mesh, nan_at=9, **RUN)
-    folder = bundle.folder_of(tmp_path / "poisoned", 9)
+    folder = bad_step.folder_of(tmp_path / "poisoned", 9)
     np.savez(folder / "batch.npz", frames=toy.make_task().rows(9, range(8)).frames)
     (_, lines), _ = repeat(tmp_path, folder, toy.make_task(), mesh)
     toy.train(tmp_path / "sound", mesh, log_every=1, **RUN)
@@ -76,7 +78,7 @@ def test_a_step_is_repeated_with_its_own_noise(tmp_path):
 
 def test_repeating_tells_a_sound_batch_from_a_broken_model(tmp_path):
     """The logarithm of a parameter that has turned negative, at the step at which it does."""
-    mesh = sharding.make_mesh(sharding.MeshOptions(data=1))
+    mesh = meshes.make_mesh(meshes.MeshOptions(data=1))
     made = toy.make_task()
 
     def loss(params, batch, key):
@@ -89,7 +91,7 @@ def test_repeating_tells_a_sound_batch_from_a_broken_model(tmp_path):
     )
     with pytest.raises(FloatingPointError) as error:
         loop.train(broken, recipe, mesh, tmp_path)
-    (folder,) = bundle.bundles(tmp_path)
+    (folder,) = bad_step.bundles(tmp_path)
     step = json.loads((folder / "step.json").read_text())["step"]
     assert str(error.value).startswith(f"step {step} ")
     (_, lines), _ = repeat(tmp_path, folder, broken, mesh)

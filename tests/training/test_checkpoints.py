@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import toy
 
-from dydiff_jax.training import checkpoints, optim, sharding, state
+from dydiff_jax.distributed import mesh as meshes
+from dydiff_jax.training import optim, state
+from dydiff_jax.training.checkpoints import manager as checkpoints
 
-ONE = sharding.MeshOptions(data=1)
-ALL = sharding.MeshOptions(data=2, fsdp=2, tensor=2)
+ONE = meshes.MeshOptions(data=1)
+ALL = meshes.MeshOptions(data=2, fsdp=2, tensor=2)
 
 
 def abstract_of(mesh_options, width=16):
-    mesh = sharding.make_mesh(mesh_options)
+    mesh = meshes.make_mesh(mesh_options)
     optimizer = optim.make_optimizer(toy.OPTIMIZER, 100)
     return state.abstract_state(lambda: state.init_state(toy.make_task(width).init, optimizer, seed=3), mesh)
 

@@ -15,7 +15,8 @@ import test_checkpoints
 import toy
 from test_loop import assert_same_run, compilation_cache  # noqa: F401 (a fixture of this file too)
 
-from dydiff_jax.training import checkpoints, folders, manifest
+from dydiff_jax.training.checkpoints import folders, manifest
+from dydiff_jax.training.checkpoints import manager as checkpoints
 
 RUN = {"steps": 12, "checkpoint_every": 4, "keep_last": 3}
 
@@ -112,14 +113,14 @@ def test_a_flipped_bit_in_any_file_is_found(copied):
         content = path.read_bytes()
         if flip_a_bit(path, rng):
             seen += 1
-            step, ((damaged, wrong),) = folders.newest_sound(directory)
+            step, ((damaged, wrong),) = folders.newest_valid(directory)
             assert (step, damaged) == (4, 8) and wrong.startswith(f"{path}: ")
             parts = path.relative_to(directory / "8").parts
-            assert folders.newest_sound(directory, "ema")[0] == (
+            assert folders.newest_valid(directory, "ema")[0] == (
                 4 if len(parts) == 1 or parts[0] == "ema" else 8
             )
             path.write_bytes(content)
-    assert folders.newest_sound(directory) == (8, [])
+    assert folders.newest_valid(directory) == (8, [])
     assert seen > 25
 
 
@@ -187,7 +188,7 @@ def test_without_a_sound_checkpoint_a_run_never_starts_anew(copied):
             assert "from a copy" in message and "another work directory" in message
     assert names(directory) == ["4", "8"]
     shutil.rmtree(directory / "4")
-    folders.set_aside(directory, 8)
+    folders.quarantine(directory, 8)
     with pytest.raises(ValueError, match=r"8\.damaged: set aside before"):
         open_all(directory).restore(abstract)
 

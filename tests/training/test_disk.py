@@ -9,7 +9,8 @@ import sys
 import pytest
 import toy
 
-from dydiff_jax.training import checkpoints, manifest
+from dydiff_jax.training.checkpoints import manager as checkpoints
+from dydiff_jax.training.checkpoints import manifest
 
 RUN = {"steps": 12, "checkpoint_every": 4, "keep_last": 3, "log_every": 100, "width": 4096}
 TOY = pathlib.Path(toy.__file__)
@@ -78,11 +79,11 @@ sys.argv = sys.argv[1:]
 sys.path.insert(0, {str(TOY.parent)!r})
 import toy
 from dydiff_jax.training import folders
-settle = folders.settle
+settle = folders.commit
 def limit(directory, step):
     settle(directory, step)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 17, resource.RLIM_INFINITY))
-folders.settle = limit
+folders.commit = limit
 toy.main(sys.argv[0], sys.argv[1:])
 """
 

@@ -7,7 +7,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from dydiff_jax.training import logging
-from dydiff_jax.training.stages import Stages
+from dydiff_jax.training.phases import Phases
 
 
 def read_lines(workdir):
@@ -28,7 +28,7 @@ def read_events(workdir):
 
 
 def test_lines_hold_means_and_tensorboard_agrees(tmp_path):
-    with logging.MetricsLog(tmp_path, 0, {}, Stages()) as log:
+    with logging.MetricsLog(tmp_path, 0, {}, Phases()) as log:
         for value in (1.0, 2.0, 6.0):
             log.add({"loss": value})
         log.write(3, {"learning_rate": 0.5})
@@ -43,10 +43,10 @@ def test_lines_hold_means_and_tensorboard_agrees(tmp_path):
 
 
 def test_a_window_survives_a_restart(tmp_path):
-    with logging.MetricsLog(tmp_path, 0, {}, Stages()) as log:
+    with logging.MetricsLog(tmp_path, 0, {}, Phases()) as log:
         log.add({"loss": 1.0})
         notes = json.loads(json.dumps(log.notes))
-    with logging.MetricsLog(tmp_path, 1, notes, Stages()) as log:
+    with logging.MetricsLog(tmp_path, 1, notes, Phases()) as log:
         log.add({"loss": 2.0})
         log.write(2, {})
     assert [line["loss"] for line in read_lines(tmp_path)] == [1.5]
@@ -54,14 +54,14 @@ def test_a_window_survives_a_restart(tmp_path):
 
 def test_the_account_of_time_goes_on_after_a_restart(tmp_path):
     """Seconds of the checkpoint are kept, those logged after it are lost, and the restart is counted."""
-    first = Stages()
+    first = Phases()
     first.move("start", "step", 50.0)
     with logging.MetricsLog(tmp_path, 0, {}, first) as log:
         log.write(1, {})
         notes = json.loads(json.dumps(log.notes))
         first.move("start", "step", 30.0)
         log.write(2, {})
-    second = Stages()
+    second = Phases()
     with logging.MetricsLog(tmp_path, 1, notes, second) as log:
         log.write(2, {})
     lines = read_lines(tmp_path)

@@ -15,7 +15,11 @@ import pytest
 import toy
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
-from dydiff_jax.training import batches, checkpoints, loop, optim, sharding, state
+from dydiff_jax.distributed import global_batch
+from dydiff_jax.distributed import mesh as meshes
+from dydiff_jax.runs import exit_codes
+from dydiff_jax.training import loop, optim, state
+from dydiff_jax.training.checkpoints import manager as checkpoints
 from dydiff_jax.training.task import TrainOptions
 
 RUN = {"steps": 40, "checkpoint_every": 4}
@@ -154,7 +158,7 @@ def test_sigterm_saves_and_exits_with_75(tmp_path, reference):
     wait_for(lambda: (tmp_path / "metrics.jsonl").exists() and metrics_of(tmp_path), process)
     process.send_signal(signal.SIGTERM)
     _, output = process.communicate(timeout=60)
-    assert process.returncode == loop.EXIT_STOPPED == 75
+    assert process.returncode == exit_codes.STOPPED == 75
     (step,) = saved_steps(tmp_path)
     assert 3 <= step < RUN["steps"]
     assert f"step {step} is saved: run the same command again" in output.decode()
@@ -163,7 +167,7 @@ def test_sigterm_saves_and_exits_with_75(tmp_path, reference):
 
 def test_the_step_is_compiled_once(tmp_path):
     """Also after a restore: its arrays have the shardings, dtypes and layouts of the fresh ones."""
-    mesh = sharding.make_mesh(sharding.MeshOptions(data=2, fsdp=2, tensor=2))
+    mesh = meshes.make_mesh(meshes.MeshOptions(data=2, fsdp=2, tensor=2))
     task = toy.make_task()
     optimizer = optim.make_optimizer(toy.OPTIMIZER, RUN["steps"])
 
@@ -177,7 +181,7 @@ def test_the_step_is_compiled_once(tmp_path):
             current, _ = loop.start(init, abstract, opened)
             for _ in range(3):
                 n = int(current.step)
-                batch = batches.assemble(task.rows(n, range(8)), range(8), toy.BATCH_SIZE, mesh)
+                batch = global_batch.assemble(task.rows(n, range(8)), range(8), toy.BATCH_SIZE, mesh)
                 current, _ = step(current, batch)
             opened.save(n + 1, current, {})
     assert int(current.step) == 6
@@ -243,7 +247,7 @@ def test_some_bad_steps_may_be_skipped(tmp_path):
 
 
 def test_a_skipped_step_changes_only_the_counters():
-    mesh = sharding.make_mesh(sharding.MeshOptions(data=1))
+    mesh = meshes.make_mesh(meshes.MeshOptions(data=1))
     task = toy.make_task(nan_at=1)
     optimizer = optim.make_optimizer(toy.OPTIMIZER, RUN["steps"])
 
@@ -264,7 +268,7 @@ def test_a_skipped_step_changes_only_the_counters():
 
 def test_a_batch_that_the_mesh_does_not_divide_is_refused_before_any_work(tmp_path):
     with pytest.raises(ValueError, match=r"^batch_size: .* 8 parts"):
-        toy.train(tmp_path / "run", sharding.make_mesh(sharding.MeshOptions()), batch_size=12)
+        toy.train(tmp_path / "run", meshes.make_mesh(meshes.MeshOptions()), batch_size=12)
     assert not (tmp_path / "run").exists()
 
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from dydiff_jax.training import manifest
+from dydiff_jax.training.checkpoints import manifest
 
 CONTENTS = {"_METADATA": b"text", "ema/d/1": bytes(range(40)), "ema/empty": b"", "params/d/2": b"\x00" * 40}
 

@@ -14,9 +14,10 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 from mesh_network import MESHES, ONE, OPTIONS, SHAPE, make_mesh, params, run
 
+from dydiff_jax.cost_model import hlo
+from dydiff_jax.distributed import mesh as meshes
 from dydiff_jax.models import layers
-from dydiff_jax.planning import hlo
-from dydiff_jax.training import sharding, state
+from dydiff_jax.training import state
 
 each_mesh = pytest.mark.parametrize("sizes", MESHES, ids=lambda sizes: "x".join(map(str, sizes)))
 
@@ -35,7 +36,7 @@ def compare(found, expected, tolerance):
 def kernels():
     """(path, size, whether tensor divides it) of the leaves that are not vectors."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params()):
-        name = sharding.leaf_name(path)
+        name = meshes.leaf_name(path)
         if name.endswith("kernel"):
             yield name, leaf.size, not re.search("conv/kernel|embed|merge|split|head", name)
 
@@ -71,7 +72,7 @@ def test_nothing_is_kept_whole(sizes):
     for tree in (final.params, final.opt_state[1][0].mu, final.opt_state[1][0].nu, final.ema):
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             held = {shard.data.size for shard in leaf.addressable_shards}
-            assert held == {leaf.size // parts.get(sharding.leaf_name(path), 1)}, path
+            assert held == {leaf.size // parts.get(meshes.leaf_name(path), 1)}, path
     whole = sum(leaf.size for leaf in jax.tree.leaves(params()))
     assert sum(size for _, size, _ in kernels()) > 0.9 * whole
 
@@ -97,7 +98,7 @@ def traffic(sizes):
         for axes in itertools.combinations(range(3), number):
             devices = np.moveaxis(np.arange(8).reshape(sizes), axes, range(-number, 0))
             groups = devices.reshape(-1, math.prod(sizes[axis] for axis in axes))
-            along = tuple(sharding.AXES[axis] for axis in axes if sizes[axis] > 1)
+            along = tuple(meshes.AXES[axis] for axis in axes if sizes[axis] > 1)
             named[frozenset(map(frozenset, groups.tolist()))] = along
     sums = {"all-gather": "gather", "all-reduce": "sum", "reduce-scatter": "sum"}
     total = collections.Counter()
@@ -115,7 +116,7 @@ def expected_traffic(sizes):
     tensor where it divides the frames. An attention or an MLP sums its output over tensor, and the gradient of its
     input.
     """
-    size = dict(zip(sharding.AXES, sizes, strict=True))
+    size = dict(zip(meshes.AXES, sizes, strict=True))
     total = collections.Counter()
 
     def send(kind, axes, elements):

@@ -5,12 +5,13 @@ import numpy as np
 import optax
 import pytest
 
+from dydiff_jax import system
 from dydiff_jax.training import optim
 
 
 def options(**changes):
     defaults = dict(learning_rate=0.1, warmup_steps=4, decay="constant", clip_norm=1e9)
-    return optim.OptimizerOptions(**(defaults | changes))
+    return system.OptimizerOptions(**(defaults | changes))
 
 
 def test_adamw_follows_its_algorithm(x64):
@@ -63,7 +64,7 @@ def test_learning_rate(x64, decay):
 
 def test_ema_closed_form(x64):
     """ema_n = sum_i w_i params_i with w_i = (1 - d_i) prod_{j > i} d_j, and the weights sum to 1."""
-    config = optim.EmaOptions(decay=0.9)
+    config = system.EmaOptions(decay=0.9)
     rng = np.random.default_rng(1)
     params = rng.normal(size=(101, 3))
     ema = {"w": jnp.asarray(params[0])}
@@ -94,6 +95,6 @@ def test_bad_values_are_named(changes):
 
 def test_bad_ema_and_warmup_are_named():
     with pytest.raises(ValueError, match=r"^decay: "):
-        optim.EmaOptions(decay=1.0)
+        system.EmaOptions(decay=1.0)
     with pytest.raises(ValueError, match=r"^warmup_steps: .* 4 steps"):
         optim.make_optimizer(options(), total_steps=4)

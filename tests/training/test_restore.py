@@ -15,7 +15,10 @@ import pytest
 import toy
 
 from dydiff_jax.data.pipeline import TrainBatches, WindowOptions, make_splits
-from dydiff_jax.training import batches, checkpoints, loop, sharding
+from dydiff_jax.distributed import global_batch
+from dydiff_jax.distributed import mesh as meshes
+from dydiff_jax.training import loop
+from dydiff_jax.training.checkpoints import manager as checkpoints
 from dydiff_jax.training.state import abstract_state
 from dydiff_jax.training.task import Recipe, TrainOptions
 
@@ -31,7 +34,7 @@ RECIPE = Recipe(
 
 
 def make_mesh(sizes):
-    return sharding.make_mesh(sharding.MeshOptions(*sizes))
+    return meshes.make_mesh(meshes.MeshOptions(*sizes))
 
 
 def leg(directory, mesh, steps, after=lambda state: None):
@@ -45,8 +48,8 @@ def leg(directory, mesh, steps, after=lambda state: None):
         after(current)
         step = loop.make_step(task, RECIPE, abstract)
         for n in range(int(current.step), int(current.step) + steps):
-            rows = batches.local_rows(toy.BATCH_SIZE, mesh)
-            batch = batches.assemble(task.rows(n, rows), rows, toy.BATCH_SIZE, mesh)
+            rows = global_batch.local_rows(toy.BATCH_SIZE, mesh)
+            batch = global_batch.assemble(task.rows(n, rows), rows, toy.BATCH_SIZE, mesh)
             current, metrics = step(current, batch)
             losses.append(float(metrics["loss"]))
         opened.save(n + 1, current, {})
@@ -89,8 +92,8 @@ def test_every_example_is_seen_once_an_epoch_on_whatever_meshes(size):
     seen = []
     for step, mesh in zip(range(steps), itertools.cycle(meshes), strict=False):
         source = TrainBatches(windows, size, seed=3)  # a process that was started anew
-        rows = batches.local_rows(size, mesh)
-        batch = batches.assemble(source.rows(step, rows), rows, size, mesh)
+        rows = global_batch.local_rows(size, mesh)
+        batch = global_batch.assemble(source.rows(step, rows), rows, size, mesh)
         whole = np.asarray(batch.frames)
         for row, place in enumerate(source.ids(step)):
             np.testing.assert_array_equal(whole[row], windows.read(place).frames)

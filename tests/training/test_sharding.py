@@ -6,19 +6,21 @@ import pytest
 import toy
 from jax.sharding import PartitionSpec as P
 
-from dydiff_jax.training import batches, optim, sharding, state
+from dydiff_jax.distributed import global_batch
+from dydiff_jax.distributed import mesh as meshes
+from dydiff_jax.training import optim, state
 
 MESHES = {
-    "data": sharding.MeshOptions(),
-    "fsdp": sharding.MeshOptions(data=1, fsdp=8),
-    "all": sharding.MeshOptions(data=2, fsdp=2, tensor=2),
+    "data": meshes.MeshOptions(),
+    "fsdp": meshes.MeshOptions(data=1, fsdp=8),
+    "all": meshes.MeshOptions(data=2, fsdp=2, tensor=2),
 }
-ONE = sharding.MeshOptions(data=1)
+ONE = meshes.MeshOptions(data=1)
 
 
 def train(options, steps=4):
     """Losses of a few steps of the toy, the state after them, and how often the step was compiled."""
-    mesh = sharding.make_mesh(options)
+    mesh = meshes.make_mesh(options)
     task = toy.make_task()
     optimizer = optim.make_optimizer(toy.OPTIMIZER, steps)
 
@@ -31,7 +33,7 @@ def train(options, steps=4):
         step = state.make_train_step(task.loss, optimizer, toy.EMA, 0, abstract)
         losses = []
         for n in range(steps):
-            batch = batches.assemble(task.rows(n, range(8)), range(8), toy.BATCH_SIZE, mesh)
+            batch = global_batch.assemble(task.rows(n, range(8)), range(8), toy.BATCH_SIZE, mesh)
             current, metrics = step(current, batch)
             losses.append(float(metrics["loss"]))
     return losses, current, step._cache_size()
@@ -51,9 +53,9 @@ def test_training_does_not_depend_on_the_mesh(one_device, name):
     for leaf, other in zip(jax.tree.leaves(current.params), jax.tree.leaves(reference.params), strict=True):
         np.testing.assert_allclose(leaf, other, atol=1e-5)
     assert compilations == 1
-    mesh = sharding.make_mesh(MESHES[name])
+    mesh = meshes.make_mesh(MESHES[name])
     for path, leaf in jax.tree_util.tree_leaves_with_path(current):
-        spec = sharding.leaf_spec(sharding.leaf_name(path), leaf.shape, mesh)
+        spec = meshes.leaf_spec(meshes.leaf_name(path), leaf.shape, mesh)
         assert leaf.sharding.is_equivalent_to(jax.NamedSharding(mesh, spec), leaf.ndim)
 
 
@@ -79,19 +81,19 @@ def test_training_does_not_depend_on_the_mesh(one_device, name):
 )
 def test_rules(path, shape, spec):
     """Kernels are split by inputs and outputs, never by a window; what is not divisible stays whole."""
-    assert sharding.leaf_spec(path, shape, sharding.make_mesh(MESHES["all"])) == spec
+    assert meshes.leaf_spec(path, shape, meshes.make_mesh(MESHES["all"])) == spec
 
 
 def test_meshes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="does not fit 8 devices"):
-        sharding.make_mesh(sharding.MeshOptions(fsdp=3))
+        meshes.make_mesh(meshes.MeshOptions(fsdp=3))
     with pytest.raises(ValueError, match="does not fit 8 devices"):
-        sharding.make_mesh(sharding.MeshOptions(data=4, fsdp=4))
+        meshes.make_mesh(meshes.MeshOptions(data=4, fsdp=4))
     with pytest.raises(ValueError, match=r"^tensor: "):
-        sharding.MeshOptions(tensor=0)
+        meshes.MeshOptions(tensor=0)
     with pytest.raises(ValueError, match="at most one"):
-        sharding.MeshOptions(fsdp=-1)
-    assert dict(sharding.make_mesh(sharding.MeshOptions(tensor=2)).shape) == {
+        meshes.MeshOptions(fsdp=-1)
+    assert dict(meshes.make_mesh(meshes.MeshOptions(tensor=2)).shape) == {
         "data": 4,
         "fsdp": 1,
         "tensor": 2,

@@ -15,14 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dydiff_jax import cluster, processes
-from dydiff_jax.training import checkpoints, loop, optim, sharding, state
+from dydiff_jax import system
+from dydiff_jax.distributed import cluster, collectives
+from dydiff_jax.distributed import mesh as meshes
+from dydiff_jax.training import loop, state
+from dydiff_jax.training.checkpoints import manager as checkpoints
 from dydiff_jax.training.task import Recipe, Task, TrainOptions
 from dydiff_jax.types import Batch
 
 BATCH_SIZE = 8
-OPTIMIZER = optim.OptimizerOptions(learning_rate=1e-2, warmup_steps=3, decay="cosine", weight_decay=1e-2)
-EMA = optim.EmaOptions(decay=0.99)
+OPTIMIZER = system.OptimizerOptions(learning_rate=1e-2, warmup_steps=3, decay="cosine", weight_decay=1e-2)
+EMA = system.EmaOptions(decay=0.99)
 
 
 def make_task(width: int = 16, nan_at: int = -1, nan_steps: int = 1, pause: float = 0.0) -> Task:
@@ -71,7 +74,7 @@ def train(workdir, mesh=None, width=16, nan_at=-1, nan_steps=1, pause=0.0, **opt
       **options: of TrainOptions.
     """
     options = TrainOptions(**({"steps": 12, "batch_size": BATCH_SIZE, "log_every": 3} | options))
-    mesh = mesh or sharding.make_mesh(sharding.MeshOptions(data=1))
+    mesh = mesh or meshes.make_mesh(meshes.MeshOptions(data=1))
     task = make_task(width, nan_at, nan_steps, pause)
     return loop.train(task, Recipe(options, OPTIMIZER, EMA, seed=5), mesh, pathlib.Path(workdir))
 
@@ -90,7 +93,7 @@ def digest(trained):
     """A hash of every bit of a state, wherever it lies."""
     found = hashlib.sha256()
     for leaf in jax.tree.leaves(trained):
-        found.update(processes.fetch(leaf).tobytes())
+        found.update(collectives.gather_to_host(leaf).tobytes())
     return found.hexdigest()
 
 
@@ -115,7 +118,7 @@ def main(workdir, settings):
     settings = dict(setting.split("=") for setting in settings)
     settings = {k: float(v) if k == "pause" else int(v) for k, v in settings.items()}
     cluster.start()
-    mesh = sharding.make_mesh(sharding.MeshOptions(fsdp=settings.pop("fsdp"))) if "fsdp" in settings else None
+    mesh = meshes.make_mesh(meshes.MeshOptions(fsdp=settings.pop("fsdp"))) if "fsdp" in settings else None
     print(digest(train(workdir, mesh, **settings)), flush=True)
 
 

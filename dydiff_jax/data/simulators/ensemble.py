@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from dydiff_jax.data.source import SOURCES
+from dydiff_jax.data.sources.source import SOURCES
 
 #: Trajectories that an accelerator simulates side by side; a killed run loses no more than these.
 SIDE_BY_SIDE = 256

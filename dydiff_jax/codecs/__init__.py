@@ -1,0 +1,1 @@
+"""Codecs: physical frames to model space and back."""

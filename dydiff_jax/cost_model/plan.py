@@ -1,0 +1,292 @@
+"""What a training run would need and how fast it could be, without the devices: ``--mode=plan``.
+
+The train step is compiled for a mesh of any size with no data made and no parameter allocated: for a TPU by its own
+compiler, where libtpu is installed, else for as many virtual CPU devices. What is printed of memory, arithmetic and
+collectives is read off that program.
+"""
+
+import copy
+import dataclasses
+import importlib.util
+import json
+import math
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh
+
+from dydiff_jax import build
+from dydiff_jax.config import Config
+from dydiff_jax.cost_model import hlo, roofline, text, traffic, work
+from dydiff_jax.cost_model.devices import DEVICES, Device
+from dydiff_jax.cost_model.hlo import Collective
+from dydiff_jax.distributed import global_batch
+from dydiff_jax.distributed import mesh as meshes
+from dydiff_jax.runs import files
+from dydiff_jax.training import optim, state
+from dydiff_jax.types import Batch
+
+#: Little code generation, which nobody runs, and the order of instructions that needs the least memory.
+CPU_COMPILER = {
+    "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """The compiled train step, per device.
+
+    Attributes:
+      parameters: bytes of parameters.
+      state: bytes of the train state: parameters, moments, moving average, counters.
+      batch: bytes of its part of the batch.
+      temporaries: bytes that live within a step: activations, gradients, gathered parameters.
+      peak: bytes of all of these together.
+      flops: of matrix products and convolutions.
+      traffic: bytes between the device and its memory.
+      collectives: what it exchanges with others.
+    """
+
+    parameters: int
+    state: int
+    batch: int
+    temporaries: int
+    peak: int
+    flops: int
+    traffic: int
+    collectives: list[Collective]
+
+
+def prepare(devices: int) -> None:
+    """Makes so many virtual CPU devices; to be called before jax first looks for devices."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", devices)
+
+
+def plan(
+    raw: ml_collections.ConfigDict,
+    devices: int,
+    hardware: str | None = None,
+    directory: pathlib.Path | None = None,
+) -> dict[str, Any]:
+    """Compiles the train step for devices that are not here, and prints what it needs of each.
+
+    Args:
+      raw: the config.
+      devices: how many there are; the number that `prepare` was called with.
+      hardware: a name of `DEVICES`; all of them if None.
+      directory: where plan.json is written, if anywhere.
+
+    Returns:
+      What plan.json holds.
+
+    Raises:
+      ValueError: an unknown device, a mesh that does not fit the devices, or a batch that the mesh does not divide.
+    """
+    if hardware is not None and hardware not in DEVICES:
+        raise ValueError(f"hardware: expected one of {sorted(DEVICES)}, found {hardware!r}")
+    config = build.load(raw)
+    mesh = virtual_mesh(config, devices)
+    global_batch.check_batch(config.train.batch_size, mesh)
+    card = data_card(config)
+    needed = needed_flops(config, card)
+    programs: dict[str, Step] = {}
+    predictions = {}
+    for name in DEVICES if hardware is None else [hardware]:
+        topology = tpu_topology(DEVICES[name], devices)
+        compiler = f"TPU {topology}" if topology else "CPU"
+        if compiler not in programs:
+            print(f"compiling the train step for {devices} devices with XLA:{compiler} ...", flush=True)
+            programs[compiler] = compile_step(config, card, tpu_mesh(mesh, topology) if topology else mesh)
+        predictions[name] = predict(programs[compiler], DEVICES[name], config, needed, devices) | {
+            "program": compiler
+        }
+    found = {
+        "method": config.method,
+        "size": config.size,
+        "dtype": config.model.dtype,
+        "remat": config.model.remat,
+        "batch_size": config.train.batch_size,
+        "devices": devices,
+        "mesh": dict(mesh.shape),
+        "model_flops": needed,
+        "programs": {key: summary(step, mesh) for key, step in programs.items()},
+        "predictions": predictions,
+    }
+    print(text.text(found), flush=True)
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+        files.write_text(directory / "plan.json", json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def virtual_mesh(config: Config, devices: int) -> Mesh:
+    """The mesh of a config over virtual CPU devices.
+
+    Raises:
+      ValueError: it does not fit them, or `prepare` was not called in time.
+    """
+    if jax.device_count() != devices:
+        raise ValueError(
+            f"devices: expected {jax.device_count()}, since jax started with as many, found {devices}; call "
+            "plan.prepare first, in a process of its own"
+        )
+    mesh = meshes.make_mesh(config.mesh)
+    if mesh.size != devices:
+        raise ValueError(
+            f"config.mesh: {dict(mesh.shape)} takes {mesh.size} of {devices} devices; make the product of its axes "
+            f"{devices}, or set data=-1"
+        )
+    return mesh
+
+
+def tpu_topology(device: Device, devices: int) -> str | None:
+    """The slice of a TPU pod with so many chips, as ``v5e:4x4``; None where libtpu or such a slice is missing."""
+    links = device.interconnect
+    if not links.dimensions or devices > links.domain or importlib.util.find_spec("libtpu") is None:
+        return None
+    return f"{device.name}:" + "x".join(map(str, links.torus(devices)))
+
+
+def tpu_mesh(mesh: Mesh, topology: str) -> Mesh:
+    """A mesh of the same shape over the chips of a slice, of which libtpu knows enough to compile."""
+    # libtpu would ask a TPU's metadata server, and end the process
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    chips = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    kinds = (AxisType.Auto,) * len(mesh.axis_names)
+    return jax.make_mesh(tuple(mesh.shape.values()), mesh.axis_names, axis_types=kinds, devices=chips)
+
+
+def data_card(config: Config) -> build.DataCard:
+    """What the network must know of the data; statistics are made up, and of simulated data nothing is made."""
+    source = config.data
+    if hasattr(source, "frame_shape"):
+        (*grid, _), fields = source.frame_shape, source.fields
+    else:
+        trajectories = source.load()
+        grid, fields = trajectories.grid, trajectories.fields
+    if config.windows.crop is not None:
+        grid = (config.windows.crop, config.windows.crop)
+    some = (1.0,) * len(fields)
+    return build.DataCard(tuple(fields), "", 1.0, "", mean=some, std=some, grid=tuple(grid))
+
+
+def abstract_batch(config: Config, card: build.DataCard) -> Batch:
+    """The shape of a batch of training windows."""
+    shape = (config.train.batch_size, config.window.num_frames, *card.grid, len(card.fields))
+    return Batch(jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+def needed_flops(config: Config, card: build.DataCard) -> int:
+    """Arithmetic of the model for one batch: forward and backward, nothing computed twice."""
+    experiment = build.build(with_model(config, remat="none", attention="einsum"), card)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params = jax.eval_shape(experiment.init, key)
+    step = jax.value_and_grad(experiment.loss, has_aux=True)
+    return work.model_flops(step, params, abstract_batch(config, card), key)
+
+
+def with_model(config: Config, **options: Any) -> Config:
+    """The config with other options of the network."""
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **options))
+
+
+def in_float16(config: Config) -> Config:
+    """The config with a dtype that no run can choose: XLA:CPU keeps it in 16 bits, and widens bfloat16 to 32."""
+    model = copy.copy(config.model)
+    object.__setattr__(model, "dtype", "float16")
+    return dataclasses.replace(config, model=model)
+
+
+def compile_step(config: Config, card: build.DataCard, mesh: Mesh) -> Step:
+    """Compiles the train step for a mesh of virtual CPU devices, or of described TPU chips, and reads the program."""
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    if config.model.attention == "cudnn":
+        config = with_model(config, attention="xla")
+    if on_cpu and config.model.dtype == "bfloat16":
+        config = in_float16(config)
+    experiment = build.build(config, card)
+    optimizer = optim.make_optimizer(config.optimizer, config.train.steps)
+    with jax.set_mesh(mesh):
+        abstract = state.abstract_state(
+            lambda: state.init_state(experiment.init, optimizer, config.seed), mesh
+        )
+        step = state.make_train_step(experiment.loss, optimizer, config.ema, config.seed, abstract)
+        lowered = step.lower(abstract, abstract_batch(config, card))
+        compiled = lowered.compile(compiler_options=CPU_COMPILER if on_cpu else None)
+    memory, program = compiled.memory_analysis(), compiled.as_text()
+    parameters, whole = shard_bytes(abstract.params), shard_bytes(abstract)
+    moved = traffic.traffic(program)
+    if on_cpu:  # the products, the state read and written, gradients written and read
+        moved = traffic.products(program, jnp.dtype(config.model.dtype).itemsize) + 2 * (whole + parameters)
+    used = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return Step(
+        parameters=parameters,
+        state=whole,
+        batch=memory.argument_size_in_bytes - whole,
+        temporaries=memory.temp_size_in_bytes,
+        peak=used + memory.temp_size_in_bytes,
+        flops=hlo.flops(program),
+        traffic=moved,
+        collectives=hlo.collectives(program),
+    )
+
+
+def shard_bytes(tree: Any) -> int:
+    """Bytes of one device's part of a tree of shapes with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def summary(step: Step, mesh: Mesh) -> dict[str, Any]:
+    """A program as plan.json holds it, with its collectives summed by kind, mesh axes and dtype."""
+    values = {field.name: getattr(step, field.name) for field in dataclasses.fields(step)}
+    sums: dict[tuple[str, str, str], list[int]] = {}
+    for collective in step.collectives:
+        key = (collective.kind, spread(collective.groups[0], mesh), collective.dtype)
+        entry = sums.setdefault(key, [0, 0])
+        entry[0] += collective.count
+        entry[1] += collective.count * collective.bytes
+    values["collectives"] = [
+        {"kind": kind, "axes": axes, "dtype": dtype, "count": count, "bytes": size}
+        for (kind, axes, dtype), (count, size) in sorted(sums.items())
+    ]
+    return values
+
+
+def spread(group: tuple[int, ...], mesh: Mesh) -> str:
+    """The mesh axes along which a group of devices varies."""
+    places = np.unravel_index(np.asarray(group), tuple(mesh.shape.values()))
+    return "+".join(
+        axis for axis, place in zip(mesh.shape, places, strict=True) if len(set(place.tolist())) > 1
+    )
+
+
+def predict(step: Step, device: Device, config: Config, needed: int, devices: int) -> dict[str, Any]:
+    """The roofline of one device, in seconds, and what follows from it; pairs are perfect overlap and none."""
+    line = roofline.roofline(device, config.model.dtype, step.flops, step.traffic, step.collectives, devices)
+    times = (line.overlapped, line.serial)
+    peak, links = device.peak(config.model.dtype), device.interconnect
+    return {
+        "memory": device.memory,
+        "fits": step.peak <= device.memory,
+        "compute": line.compute,
+        "traffic": line.memory,
+        "network": line.network,
+        "link_bytes": line.inside * links.link,
+        "outside_bytes": line.outside * links.outside,
+        "bound": line.bound,
+        "step": times,
+        "mfu": tuple(roofline.utilisation(needed, devices, peak, seconds) for seconds in times),
+        "examples_per_second": tuple(config.train.batch_size / seconds for seconds in times),
+    }

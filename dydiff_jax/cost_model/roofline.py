@@ -1,0 +1,138 @@
+"""Time of a step from what its program does: arithmetic, memory traffic and transfers, each at its peak rate.
+
+    compute = FLOPs / peak,    memory = bytes / bandwidth,    network = sum over collectives of count * time
+
+A step takes at least the longest of the three, if they overlap perfectly, and at most their sum (Williams et al. 2009,
+"Roofline"). No latency and no software overhead is in it: real steps are slower.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from dydiff_jax.cost_model.devices import Device, Interconnect
+from dydiff_jax.cost_model.groups import Groups
+from dydiff_jax.cost_model.hlo import Collective
+
+
+def on_the_wire(collective: Collective) -> float:
+    """Bytes that each device sends in one run of a collective over a ring of n devices.
+
+    all-gather, reduce-scatter, all-to-all: (n - 1)/n * bytes
+    all-reduce: 2 (n - 1)/n * bytes, a reduce-scatter and an all-gather
+    collective-permute: bytes
+    """
+    if collective.kind == "collective-permute":
+        return float(collective.bytes)
+    n = collective.group_size
+    return (2 if collective.kind == "all-reduce" else 1) * (n - 1) / n * collective.bytes
+
+
+def bandwidth(interconnect: Interconnect, group: Sequence[int], devices: int) -> float:
+    """Bytes/s at which each device of a group sends around its ring.
+
+    Devices are numbered along the mesh, row by row, and lie in the same order in their nodes, or on the torus. Inside
+    a domain this is the port to the switch, or the sum over the torus axes along which the group spreads of
+
+        link * (2 where the group fills an axis that closes to a ring, else 1) / stride
+
+    with the stride between neighbours of the group on that axis: groups that interleave share its links. A ring through
+    several domains passes between them on the network ports of the m members that each domain has, m * outside, if
+    that is less.
+    """
+    members = np.asarray(group)
+    domains = members // interconnect.domain
+    within = members[domains == domains[0]] % interconnect.domain
+    inside = _torus_bandwidth(interconnect, within, devices) if interconnect.dimensions else interconnect.link
+    if np.all(domains == domains[0]):
+        return inside
+    outside = len(within) * interconnect.outside
+    return min(inside, outside) if len(within) > 1 else outside
+
+
+def _torus_bandwidth(interconnect: Interconnect, members: np.ndarray, devices: int) -> float:
+    shape = interconnect.torus(devices)
+    total = 0.0
+    for size, places in zip(shape, np.unravel_index(members, shape), strict=True):
+        taken = np.unique(places)
+        if len(taken) > 1:
+            stride = int(np.min(np.diff(taken)))
+            closed = size % interconnect.ring == 0 and len(taken) * stride == size
+            total += interconnect.link * (2 if closed else 1) / stride
+    return total
+
+
+@functools.lru_cache
+def slowest(interconnect: Interconnect, groups: Groups, devices: int) -> tuple[float, bool]:
+    """The smallest `bandwidth` among groups, and whether one of them reaches over the end of a node or pod."""
+    far = any(len({member // interconnect.domain for member in group}) > 1 for group in groups)
+    return min(bandwidth(interconnect, group, devices) for group in groups), far
+
+
+@dataclasses.dataclass(frozen=True)
+class Roofline:
+    """The parts of a step on one device, in seconds.
+
+    Attributes:
+      compute: arithmetic.
+      memory: traffic with main memory.
+      inside: transfers within a node or pod.
+      outside: transfers between nodes or pods.
+    """
+
+    compute: float
+    memory: float
+    inside: float
+    outside: float
+
+    @property
+    def network(self) -> float:
+        """All transfers; they follow each other."""
+        return self.inside + self.outside
+
+    @property
+    def overlapped(self) -> float:
+        """The step if arithmetic, memory traffic and transfers overlap perfectly."""
+        return max(self.compute, self.memory, self.network)
+
+    @property
+    def serial(self) -> float:
+        """The step if none of them overlap."""
+        return self.compute + self.memory + self.network
+
+    @property
+    def bound(self) -> str:
+        """What takes longest."""
+        parts = {"compute": self.compute, "memory": self.memory, "network": self.network}
+        return max(parts, key=parts.__getitem__)
+
+
+def roofline(
+    device: Device, dtype: str, flops: float, traffic: float, collectives: Sequence[Collective], devices: int
+) -> Roofline:
+    """The parts of a step.
+
+    Args:
+      device: the accelerator.
+      dtype: of the products, "bfloat16" or "float32".
+      flops: of one device in a step.
+      traffic: bytes between one device and its memory in a step.
+      collectives: those of a step.
+      devices: how many there are.
+    """
+    network = {False: 0.0, True: 0.0}
+    for collective in collectives:
+        if collective.group_size > 1:
+            rate, far = slowest(device.interconnect, collective.groups, devices)
+            network[far] += collective.count * on_the_wire(collective) / rate
+    return Roofline(flops / device.peak(dtype), traffic / device.bandwidth, network[False], network[True])
+
+
+def utilisation(model_flops: float, devices: int, peak: float, seconds: float) -> float:
+    """MFU: the operations that the model needs, without recomputation, over those that the devices could have done.
+
+    model_flops / (devices * peak * seconds)
+    """
+    return model_flops / (devices * peak * seconds)

@@ -1,0 +1,109 @@
+"""Writes the trajectories of any data set as shards."""
+
+import io
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from dydiff_jax.data.formats import record_shards, sidecar, store, zarr_shards
+from dydiff_jax.data.formats.sidecar import Film, Sidecar
+from dydiff_jax.data.moments import Moments, joined, measure
+from dydiff_jax.data.sources.source import CHUNK, Trajectories
+
+WRITERS = {"zarr": zarr_shards.write_shards, "array_record": record_shards.write_shards}
+
+
+def write(trajectories: Trajectories, path: str, form: str, report: Callable[[int], None]) -> Sidecar:
+    """Writes trajectories as shards; the sidecar comes last.
+
+    Args:
+      trajectories: what is written, in the precision of its arrays.
+      path: a folder that is not there yet, or an unused name in object storage.
+      form: "zarr" or "array_record".
+      report: called with the number of frames that were written since the last call.
+
+    Raises:
+      FileExistsError: the folder is there.
+      ValueError: a value is not finite, or something cannot be written; it is named.
+    """
+    described = describe(trajectories, form)
+    check_target(path, form)
+    store.make(path)
+    write_shard = WRITERS[form](path, described)
+    measured = []
+    for first, stop in described.shards:
+        frames = np.empty((stop - first, *described.frame_shape), described.dtype)
+        for number, start, begin, end in _pieces(described, first, stop):
+            values = np.asarray(trajectories.arrays[number][start : start + end - begin, :, :])
+            frames[begin - first : end - first] = values
+            measured.append(_measure(trajectories, number, start, values))
+        write_shard(first, frames)
+        report(stop - first)
+    moments = io.BytesIO()
+    np.savez(moments, **joined(measured)._asdict())
+    store.write(path, sidecar.MOMENTS, moments.getvalue())
+    store.write(path, sidecar.MANIFEST, described.to_json())
+    return described
+
+
+def check_target(path: str, form: str) -> None:
+    """Refuses a target before any long work.
+
+    Raises:
+      FileExistsError: it is there.
+      ValueError: the format is not written there, or the store does not answer.
+    """
+    if form == "array_record" and store.is_remote(path):
+        raise ValueError(
+            f"{path}: ArrayRecord shards are written to local folders alone; copy them, or use zarr"
+        )
+    store.check_free(path)
+
+
+def describe(trajectories: Trajectories, form: str) -> Sidecar:
+    """The sidecar of trajectories that are to be written."""
+    dtype = _common_dtype(trajectories)
+    shape = (*trajectories.grid, len(trajectories.fields))
+    roles = trajectories.roles or (None,) * len(trajectories.names)
+    entries = zip(trajectories.names, trajectories.arrays, roles, strict=True)
+    return Sidecar(
+        format=form,
+        frame_shape=shape,
+        dtype=dtype.name,
+        chunk=sidecar.chunk_of(shape),
+        shard_frames=sidecar.shard_frames_of(shape, dtype, sum(map(len, trajectories.arrays))),
+        films=tuple(Film(name, len(array), role) for name, array, role in entries),
+        **{name: getattr(trajectories, name) for name in sidecar.SHARED},
+    )
+
+
+def _common_dtype(trajectories: Trajectories) -> np.dtype:
+    """That of the arrays where they share one of at most four bytes, else float32, which is what is read."""
+    point = slice(0, 1)
+    kinds = {np.asarray(array[point, point, point]).dtype.newbyteorder("=") for array in trajectories.arrays}
+    dtype = kinds.pop()
+    return np.dtype(np.float32) if kinds or dtype.itemsize > 4 else dtype
+
+
+def _pieces(described: Sidecar, first: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+    """Frames [first, stop) of all in stretches of one trajectory: its number, its first frame, begin and end."""
+    firsts = described.firsts
+    number = int(np.searchsorted(firsts, first, side="right")) - 1
+    begin = first
+    while begin < stop:
+        end = min(stop, int(firsts[number + 1]), begin + CHUNK)
+        if end > begin:
+            yield number, begin - int(firsts[number]), begin, end
+        number += end == firsts[number + 1]
+        begin = end
+
+
+def _measure(trajectories: Trajectories, number: int, start: int, values: np.ndarray) -> Moments:
+    found = measure(trajectories.physical(values))
+    finite = np.isfinite(found.squares).all(axis=1)
+    if not finite.all():
+        frame = start + int(np.argmin(finite))
+        raise ValueError(
+            f"{trajectories.names[number]}: frame {frame} holds NaN or infinite values; repair the file"
+        )
+    return found

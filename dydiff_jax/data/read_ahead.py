@@ -1,0 +1,82 @@
+"""Batches read ahead in order, by threads of this process or by processes of their own."""
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+import grain
+import jax
+from absl import flags
+
+from dydiff_jax.types import Batch
+
+#: More steps than any run has.
+ENDLESS = 2**62
+
+
+@dataclasses.dataclass(frozen=True)
+class InputOptions:
+    """How batches are read ahead. The batches are the same ones whatever is chosen.
+
+    Attributes:
+      threads: threads that read, each a batch at a time; in every worker process where there are some.
+      workers: processes that read, 0 for the training process itself; for data that take much time in Python.
+      prefetch: batches that are ready or being read, in every worker process where there are some; 0 reads each
+        batch when it is asked for.
+    """
+
+    threads: int = 4
+    workers: int = 0
+    prefetch: int = 8
+
+    def __post_init__(self):
+        for name, least in (("threads", 1), ("workers", 0), ("prefetch", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected at least {least}, found {getattr(self, name)}")
+        least = self.threads if self.workers or self.prefetch else 0
+        if self.prefetch < least:
+            raise ValueError(
+                f"prefetch: expected at least the {least} batches that as many threads read at once"
+                f"{'' if self.workers else ', or 0'}, found {self.prefetch}"
+            )
+
+
+def read_ahead(
+    read: Callable[[int], Batch], first: int, options: InputOptions
+) -> grain.DatasetIterator[Batch]:
+    """read(first), read(first + 1), ... without end; read at once, until the iterator is closed or dropped.
+
+    Args:
+      read: makes the batch of a step, in any thread or process. An error that it raises is raised here, in place
+        of its batch.
+      first: the step to begin with.
+      options: how many are read ahead, and by what.
+    """
+    dataset = grain.MapDataset.range(first, ENDLESS).map(read)
+    dataset = dataset.to_iter_dataset(grain.ReadOptions(options.threads, options.prefetch))
+    if options.workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # grain asks for its flags, which a library's user may never parse
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(options.workers), enter_worker)
+    batches = iter(dataset)
+    batches.start_prefetch()
+    return batches
+
+
+def enter_worker(index: int, count: int) -> None:
+    """What a worker process does first: it leaves accelerators and signals to its parent, and ends with it.
+
+    A scheduler that stops a job sends its signal to every process; the parent still needs batches to save its state.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)

@@ -1,0 +1,1 @@
+"""Data sources: each makes or opens trajectories."""

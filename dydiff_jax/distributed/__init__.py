@@ -1,0 +1,1 @@
+"""Processes, device meshes and the layout of arrays on them."""

@@ -1,0 +1,1 @@
+"""Evaluation: ensembles, baselines, scores and figures."""
