@@ -24,9 +24,9 @@ from dydiff_jax.config import (
     within,
 )
 from dydiff_jax.data.batches import LoaderOptions
+from dydiff_jax.data.card import DataCard
 from dydiff_jax.data.sources import SOURCES, Source
 from dydiff_jax.data.splits import DatasetOptions
-from dydiff_jax.data.statistics import DataCard
 from dydiff_jax.distributed.mesh import MeshOptions
 from dydiff_jax.evaluation.evaluate import EvaluationOptions
 from dydiff_jax.evaluation.scores import ScoreOptions, check_samples
@@ -198,9 +198,8 @@ def _check_together(config: Config) -> None:
     """Refuse sections that are valid one by one and do not fit together, before any data is touched."""
     side = config.dataset.crop
     if side is not None:
-        for role, network in config.networks.items():
+        for network in config.networks.values():
             within("config.dataset.crop", lambda network=network: network.check((side, side, 1)))
-            del role
         if config.scores.pool_window > side:
             raise ConfigError(
                 f"config.scores.pool_window: expected at most the {side} grid points of a crop, "
@@ -215,6 +214,16 @@ def _check_together(config: Config) -> None:
                 f"config.optimizer.warmup_steps: expected fewer than the {recipe.train.steps} steps of config.train, "
                 f"found {recipe.optimizer.warmup_steps}"
             )
+
+
+def spec_card(config: Config) -> DataCard:
+    """What a run knows of its data before they are opened; statistics stand for those that will be measured."""
+    spec = config.data.spec()
+    if config.dataset.crop is not None:
+        side = config.dataset.crop
+        spec = spec._replace(frame_shape=(side, side, spec.frame_shape[-1]))
+    some = () if config.codec.statistics is None else (1.0,) * len(spec.fields)
+    return DataCard(spec, some, some)
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,9 @@ def check_sections(section: Mapping[str, Any], expected: Iterable[str], path: st
 
 def defaults(constructor: type) -> dict[str, Any]:
     """The fields of a dataclass that have a default, with it: a section as a config file begins with it."""
-    return {f.name: f.default for f in dataclasses.fields(constructor) if f.default is not dataclasses.MISSING}
+    return {
+        f.name: f.default for f in dataclasses.fields(constructor) if f.default is not dataclasses.MISSING
+    }
 
 
 def within(path: str, check: Callable[[], T]) -> T:

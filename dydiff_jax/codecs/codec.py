@@ -53,5 +53,3 @@ class CodecOptions(Protocol):
 
 #: Name -> options; modules of ``codecs/`` register theirs.
 CODECS: dict[str, type[CodecOptions]] = {}
-
-

@@ -191,9 +191,7 @@ class DiffusionOptions:
         """The system; a process that corrupts its context gives the network the clean frames apart."""
         noised = self.rollout.process.context == "noised"
         conditioner = dataclasses.replace(parts.conditioner, context_channels=noised)
-        network = WindowNetwork(
-            parts.networks[DENOISER], parts.codec, conditioner, parts.window, parts.data
-        )
+        network = WindowNetwork(parts.networks[DENOISER], parts.codec, conditioner, parts.window, parts.data)
         return Diffusion(self.rollout, network, parts.recipes[DENOISER])
 
 

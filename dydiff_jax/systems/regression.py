@@ -12,7 +12,7 @@ from dydiff_jax.config import ConfigError, check_sections
 from dydiff_jax.diffusion.losses import average
 from dydiff_jax.system import SYSTEMS, Entry, Parts, Recipe, Rule, Stage, Weights, Window
 from dydiff_jax.systems.windows import WindowNetwork, place_rows
-from dydiff_jax.types import Array, Batch, Denoiser, Frames, Keys, Params, over_frames
+from dydiff_jax.types import Array, Batch, Denoiser, Frames, Keys, Params
 
 #: Role of the network, that of the diffusion systems, which it is compared with; and name of the stage.
 DENOISER = "denoiser"
