@@ -45,6 +45,7 @@ from dydiff_jax.system import (
     Window,
 )
 from dydiff_jax.systems import SYSTEMS
+from dydiff_jax.training.stages import numbered
 
 
 @dataclass(frozen=True)
@@ -273,12 +274,8 @@ def build(config: Config, card: DataCard) -> Run:
     stages = [*codec.stages, *system.stages()]
     check_keys(config.stages, [stage.name for stage in stages], "config.stages")
     sources = {name: source for name, (_, source) in config.stages.items() if source is not None}
-    numbered = tuple(
-        dataclasses.replace(
-            stage,
-            recipe=stage.recipe.folded(number),
-            source=pathlib.Path(sources[stage.name]) if stage.name in sources else stage.source,
-        )
-        for number, stage in enumerate(stages)
-    )
-    return Run(config, card, system, numbered)
+    placed = [
+        dataclasses.replace(stage, source=pathlib.Path(sources[stage.name])) if stage.name in sources else stage
+        for stage in stages
+    ]
+    return Run(config, card, system, tuple(numbered(placed)))

@@ -21,9 +21,9 @@ import numpy as np
 from configs import kolmogorov
 from dydiff_jax import build
 from dydiff_jax.data.card import DataCard
-from dydiff_jax.distributed.mesh import make_mesh
+from dydiff_jax.distributed.mesh import abstract_params, make_mesh
 from dydiff_jax.runs import commands
-from dydiff_jax.training.checkpoints.manager import load_part
+from dydiff_jax.training.checkpoints import loading
 from tests import small
 
 FILE = pathlib.Path(__file__).parent / "files" / "recorded.json"
@@ -84,18 +84,19 @@ def measure(raw, directory, folder):
     loaded = build.load(raw)
     (stage,) = build.build(loaded, DataCard.read(directory / "statistics.json")).stages
     mesh, checkpoints = make_mesh(loaded.mesh), directory / "checkpoints" / stage.name
-    params, ema = (load_part(checkpoints, part, stage.objective, mesh) for part in ("params", "ema"))
+    abstract = abstract_params(stage.objective.init, mesh, stage.objective.rules)
+    parts = loading.load_parts(checkpoints / str(loaded.train.steps), {"params": abstract, "ema": abstract})
     lines = (directory / "metrics.jsonl").read_text().splitlines()
     header = json.loads((folder / "metrics.json").read_text())
     with np.load(folder / "forecasts.npz") as arrays:
         ensemble = arrays["ensemble"]
     return {
         "losses": [json.loads(line)["loss"] for line in lines],
-        "params": digest(params),
-        "ema": digest(ema),
+        "params": digest(parts["params"]),
+        "ema": digest(parts["ema"]),
         "forecast": digest(ensemble),
-        "params_norm": norm(params),
-        "ema_norm": norm(ema),
+        "params_norm": norm(parts["params"]),
+        "ema_norm": norm(parts["ema"]),
         "forecast_shape": list(ensemble.shape),
         "forecast_mean": float(ensemble.astype(np.float64).mean()),
         "forecast_std": float(ensemble.astype(np.float64).std()),

@@ -238,7 +238,7 @@ def compile_step(run: Run, stage: Stage, mesh: Mesh) -> Step:
     with jax.set_mesh(mesh):
         abstract = state.abstract_state(stage.objective, stage.recipe, mesh)
         frozen = {
-            other.name: state.abstract_params(other.objective, mesh)
+            other.name: meshes.abstract_params(other.objective.init, mesh, other.objective.rules)
             for other in run.stages
             if other.name in stage.needs
         }

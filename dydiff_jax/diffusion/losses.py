@@ -48,16 +48,32 @@ def diffusion_loss(
 
     prediction = denoise(process.forward(x0, eps, levels), process.logsnr(levels))
     error = (prediction - process.target(x0, eps, levels)) ** 2
-    within_frame = tuple(range(2, x0.ndim))
-    if observed is None:
-        per_example = jnp.mean(jnp.mean(error, axis=within_frame), axis=1, where=levels.active)
-        return jnp.mean(per_example), {"loss_per_example": per_example}
+    loss, per_example = mean_error(error, levels.active, observed)
+    return loss, {"loss_per_example": per_example}
 
-    scored = jnp.broadcast_to(observed & over_frames(levels.active, x0), x0.shape)
+
+def mean_error(
+    error: Frames, active: Bool[Array, "b f"], observed: Bool[Array, "..."] | None
+) -> tuple[Float[jax.Array, ""], PerExample]:
+    """The mean of an error over the observed points of active frames, then over the examples that have one.
+
+    Args:
+      error: [b, f, *s].
+      active: the frames that count.
+      observed: the points that count, broadcastable to error; None: all.
+
+    Returns:
+      The mean, and that of each example [b], 0 for one without any point.
+    """
+    within_frame = tuple(range(2, error.ndim))
+    if observed is None:
+        per_example = jnp.mean(jnp.mean(error, axis=within_frame), axis=1, where=active)
+        return jnp.mean(per_example), per_example
+
+    scored = jnp.broadcast_to(observed & over_frames(active, error), error.shape)
     count = jnp.sum(scored, axis=(1, *within_frame))
     per_example = jnp.sum(error, axis=(1, *within_frame), where=scored) / jnp.maximum(count, 1)
-    loss = jnp.sum(per_example) / jnp.maximum(jnp.sum(count > 0), 1)
-    return loss, {"loss_per_example": per_example}
+    return jnp.sum(per_example) / jnp.maximum(jnp.sum(count > 0), 1), per_example
 
 
 def fill(x0: Frames, observed: Bool[Array, "..."] | None) -> Frames:

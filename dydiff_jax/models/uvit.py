@@ -17,7 +17,7 @@ Parameter paths for sharding rules. BLOCK is ``STAGE/block_N`` for each block of
 | ``BLOCK/{space,time,joint}/out/kernel``             | (n) in out   | in is (head, head_dim)       |
 | ``BLOCK/mlp/{mlp_in,mlp_out}/kernel``               | (n) in out   |                              |
 
-Column-parallel then row-parallel pairs: qkv with out, mlp_in with mlp_out; `placement.RULES` splits them so. What is
+Column-parallel then row-parallel pairs: qkv with out, mlp_in with mlp_out; `layers.RULES` splits them so. What is
 not a kernel (``bias``, ``scale``) is a vector, stacked the same way.
 """
 
@@ -33,7 +33,7 @@ from flax import linen as nn
 from jaxtyping import Float
 
 from dydiff_jax.distributed.rules import constrain_batch
-from dydiff_jax.models.layers import Attention, Conditioning, ConvBlock, Mlp, RMSNorm, dense, on_images
+from dydiff_jax.models.layers import RULES, Attention, Conditioning, ConvBlock, Mlp, RMSNorm, dense, on_images
 from dydiff_jax.models.network import MODELS, LinenNetwork, Model, NetworkOptions
 from dydiff_jax.types import Array
 

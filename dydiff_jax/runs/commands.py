@@ -29,9 +29,10 @@ from dydiff_jax.evaluation.forecast import Ensemble, gather, num_forcings
 from dydiff_jax.evaluation.scores import check_samples
 from dydiff_jax.runs import directory as run_directory
 from dydiff_jax.runs import files
-from dydiff_jax.system import CALIBRATION, Recipe, Weights
-from dydiff_jax.training import bad_step, stages
-from dydiff_jax.training.loop import Session
+from dydiff_jax.system import CALIBRATION, Recipe, Stage, Weights
+from dydiff_jax.training import bad_step, fingerprints, stages
+from dydiff_jax.training.fingerprints import Sections
+from dydiff_jax.training.loop import Session, Validate
 from dydiff_jax.training.phases import Phases
 from dydiff_jax.types import Batch, Params
 
@@ -69,14 +70,17 @@ def train(
     run_directory.create_or_verify(directory, config.plain)
     run = build.build(config, run_directory.keep_card(directory, data_card(config, splits)))
 
-    def examples(recipe: Recipe) -> TrainBatches:
-        return TrainBatches(splits.train, recipe.train.batch_size, stages.data_seed(recipe), config.loader)
+    def examples(stage: Stage) -> TrainBatches:
+        recipe = stage.recipe
+        return TrainBatches(splits.train, recipe.train.batch_size, data_seed(recipe), config.loader)
 
-    def validate(weights: Weights) -> Callable[[Params], dict[str, float]]:
-        return validator(run, weights, splits, mesh)
+    def validation(stage: Stage, weights: Weights) -> Validate | None:
+        wanted = stage.recipe.train.validate_every is not None and stage.name == run.stages[-1].name
+        return validator(run, weights, splits, mesh) if wanted else None
 
     session = Session(mesh, directory, began)
-    stages.train_stages(run.stages, config.plain, examples, session, validate)
+    initial = None if config.initial is None else pathlib.Path(config.initial)
+    stages.train_stages(run.stages, examples, session, sections(config), validation, initial)
     return score(run, splits, "test", mesh, directory, command, beside)
 
 
@@ -113,11 +117,12 @@ def replay(raw: ml_collections.ConfigDict, directory: pathlib.Path) -> None:
             f"{directory}: expected bad_step_STAGE_N of a run that stopped on it, found none"
         )
     run = build.build(config, DataCard.read(directory / "statistics.json"))
-    session = Session(make_mesh(config.mesh), directory)
-    stage = next(stage for stage in run.stages if stage.name == bad_step.stage_of(found[-1]))
-    needed = [other for other in run.stages if other.name in stage.needs]
-    frozen = stages.load_weights(needed, config.plain, session)
-    facts, lines = bad_step.repeat(found[-1], stage, frozen, session.mesh)
+    mesh = make_mesh(config.mesh)
+    number = [stage.name for stage in run.stages].index(bad_step.read_facts(found[-1])["stage"])
+    weights, _ = stages.load_stages(run.stages[:number], mesh, directory, sections(config))
+    stage = run.stages[number]
+    frozen = {name: weights[name] for name in stage.needs}
+    facts, lines = bad_step.repeat(found[-1], stage, frozen, mesh)
     collectives.print_main(
         f"{found[-1]}: step {facts['step']}, loss {facts['loss']}, gradient norm {facts['grad_norm']}"
     )
@@ -143,7 +148,7 @@ def forecast(
     if collectives.on_main((out / "forecast.npz").exists):
         raise ValueError(f"{out} is there already: move it away, or rename the input file")
     mesh = make_mesh(config.mesh)
-    weights = load_run(run, mesh, directory)
+    weights, step = load_run(run, mesh, directory)
     members = config.evaluation.members if members is None else members
     ensemble, _ = ensemble_of(run, weights, mesh, batch, members)
     arrays = {
@@ -155,7 +160,7 @@ def forecast(
         "unit": run.card.spec.unit,
         "time_unit": run.card.spec.time_unit,
         "kind": run.card.spec.kind,
-        "step": newest_step(run, directory),
+        "step": step,
     }
 
     def write() -> None:
@@ -249,8 +254,22 @@ def make_evaluation(run: Run, splits: Splits, split: str) -> evaluate.Evaluation
 # Weights
 
 
-def load_run(run: Run, mesh: Mesh, directory: pathlib.Path, train: Windows | None = None) -> Weights:
-    """All that a finished run is: the EMA of every stage, and its calibration.
+def sections(config: Config) -> Sections:
+    """The config as the fingerprints of stages read it."""
+    return Sections(config.plain, exclude=tuple(f"system.{key}" for key in config.system.free))
+
+
+def data_seed(recipe: Recipe) -> int:
+    """The seed of a stage's batches: that of the run for the first stage, one of its own for a later one."""
+    if recipe.number == 0:
+        return recipe.seed
+    return int(np.random.SeedSequence([recipe.seed, recipe.number]).generate_state(1)[0])
+
+
+def load_run(
+    run: Run, mesh: Mesh, directory: pathlib.Path, train: Windows | None = None
+) -> tuple[Weights, int]:
+    """All that a finished run is: the EMA of every stage and its calibration; and the steps of its last stage.
 
     Args:
       run: the system.
@@ -258,22 +277,16 @@ def load_run(run: Run, mesh: Mesh, directory: pathlib.Path, train: Windows | Non
       directory: of the run.
       train: training windows, on which a system that was not calibrated yet is measured; None: no data are opened.
     """
-    session = Session(mesh, directory)
-    weights = stages.load_weights(run.stages, run.config.plain, session)
-    identities = stages.identities(run.stages, session)
+    weights, step = stages.load_stages(run.stages, mesh, directory, sections(run.config))
+    last = fingerprints.identity(directory / "checkpoints" / run.stages[-1].name)
 
     def batch() -> Batch:
         return select(train, min(CALIBRATION_WINDOWS, len(train))).batch()
 
     measured = run_directory.calibration(
-        directory, run, mesh, weights, identities, None if train is None else batch
+        directory, run, mesh, weights, last, None if train is None else batch
     )
-    return {**weights, CALIBRATION: measured}
-
-
-def newest_step(run: Run, directory: pathlib.Path) -> int:
-    """Steps done in the last stage."""
-    return stages.identities(run.stages[-1:], Session(None, directory))[run.stages[-1].name]["step"]
+    return {**weights, CALIBRATION: measured}, step
 
 
 def open_beside(path: str, config: Config) -> tuple[pathlib.Path, Config]:
@@ -362,8 +375,8 @@ def score(
 
     Every process draws its part of the ensembles; the first one scores and writes.
     """
-    weights = load_run(run, mesh, directory, splits.train)
-    header = describe(run, newest_step(run, directory), split) | {"command": command}
+    weights, step = load_run(run, mesh, directory, splits.train)
+    header = describe(run, step, split) | {"command": command}
     folder = pathlib.Path(collectives.on_main(lambda: str(evaluate.evaluation_folder(directory, header))))
     if not collectives.on_main(lambda: evaluate.is_done(folder)):
         evaluation = make_evaluation(run, splits, split)
@@ -386,7 +399,7 @@ def ensemble_beside(
 ) -> tuple[str, np.ndarray]:
     """The name of another run's system, and its forecasts of the same windows."""
     run = build.build(config, DataCard.read(path / "statistics.json"))
-    weights = load_run(run, mesh, path, splits.train)
+    weights, _ = load_run(run, mesh, path, splits.train)
     return config.method, ensemble_of(run, weights, mesh, evaluation.context, evaluation.members)[0]
 
 

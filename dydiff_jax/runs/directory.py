@@ -161,7 +161,7 @@ def keep_card(directory: pathlib.Path, card: DataCard) -> DataCard:
 
 
 def calibration(
-    directory: pathlib.Path, run: Run, mesh: Mesh, weights: Weights, identities: Any, batch: Any
+    directory: pathlib.Path, run: Run, mesh: Mesh, weights: Weights, identity: Any, batch: Any
 ) -> Params:
     """What `System.calibrate` measured, from the file beside the weights, or measured now and kept there.
 
@@ -170,7 +170,7 @@ def calibration(
       run: the system.
       mesh: the device mesh.
       weights: {stage: its EMA}.
-      identities: of the stages, as JSON: with the options of the system they name the file.
+      identity: of the last stage, as JSON: with the options of the system it names the file.
       batch: makes the training windows to measure on; None where no data may be opened.
 
     Raises:
@@ -180,7 +180,7 @@ def calibration(
     shape = calibration_shape(run, weights, key)
     if not jax.tree.leaves(shape):
         return shape
-    name = files.fingerprint({"stages": identities, "system": run.config.plain["system"]})
+    name = files.fingerprint({"weights": identity, "system": run.config.plain["system"]})
     path = directory / "calibration" / f"{name}.npz"
     if not collectives.on_main(path.exists):
         if batch is None:

@@ -17,7 +17,7 @@ from dydiff_jax.diffusion.losses import diffusion_loss
 from dydiff_jax.diffusion.process import GaussianProcess
 from dydiff_jax.diffusion.rolling import Rolling
 from dydiff_jax.diffusion.rolling_dynamical import RollingDynamical
-from dydiff_jax.diffusion.rollout import Rollout, RolloutCarry
+from dydiff_jax.diffusion.rollout import Rollout, RolloutState
 from dydiff_jax.diffusion.sampler import Sampler
 from dydiff_jax.diffusion.schedules import SCHEDULES, Cosine
 from dydiff_jax.diffusion.standard import Standard
@@ -67,7 +67,7 @@ class Carry(NamedTuple):
       scale: of the codec, fitted on the first context.
     """
 
-    rollout: RolloutCarry
+    rollout: RolloutState
     scale: Scale
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from dydiff_jax.codecs import Scale
 from dydiff_jax.config import ConfigError, check_sections
-from dydiff_jax.diffusion.losses import average
+from dydiff_jax.diffusion.losses import mean_error
 from dydiff_jax.system import SYSTEMS, Entry, Parts, Recipe, Rule, Stage, Weights, Window
 from dydiff_jax.systems.windows import WindowNetwork, place_rows
 from dydiff_jax.types import Array, Batch, Denoiser, Frames, Keys, Params
@@ -52,7 +52,7 @@ class SquaredError:
         p = self.network.window.num_context
         error = (regress(denoise, x0[:, :p], x0.shape[1] - p) - x0) ** 2
         active = jnp.broadcast_to(jnp.arange(x0.shape[1]) >= p, x0.shape[:2])
-        return jnp.mean(average(error, active, batch.observed)), {}
+        return mean_error(error, active, batch.observed)[0], {}
 
 
 class Carry(NamedTuple):
