@@ -143,7 +143,7 @@ class Diffusion:
         if not self.rollout.process.correlated_noise:
             return ()
         x0, conditions = self.network.encode(weights, batch)
-        tau = jnp.full((len(x0),), self.rollout.grids()[-1, -2], x0.dtype)
+        tau = jnp.full((len(x0),), self.rollout.timesteps()[-1, -2], x0.dtype)
         eps = jax.random.normal(key, x0.shape, x0.dtype)
         denoise = self.network.bind(weights[DENOISER], conditions)
         return self.rollout.process.residual_variance(denoise, x0, eps, tau)
