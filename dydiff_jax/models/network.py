@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from flax import linen as nn
@@ -25,6 +25,7 @@ class Inputs(NamedTuple):
     conditions: Conditions = Conditions()
 
 
+@runtime_checkable
 class Network(Protocol):
     """A function of parameters and inputs.
 
