@@ -80,7 +80,8 @@ def train_stages(
             examples = examples_of(stage)
             begun = loading.newest_step(session.checkpoints(stage.name)) is not None
             first = None if initial is None or begun else _initial(stage, initial, session.mesh)
-            ema = loop.train(stage, frozen, examples, session, digits, first, validate).ema
+            options = {"fingerprint": digits, "initial": first, "validate": validate}
+            ema = loop.train(stage, frozen, examples, session, **options).ema
             session = session._replace(began=None)
         weights[stage.name] = ema
         identities[stage.name] = fingerprints.identity(session.checkpoints(stage.name))
