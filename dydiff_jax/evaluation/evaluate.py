@@ -107,6 +107,16 @@ class Evaluation:
         return np.asarray(self.scored.batch.frames[:, self.num_context :], np.float32)
 
     @property
+    def reference(self) -> np.ndarray:
+        """Frames [n, h, w, c] of the training split in which nothing is missing."""
+        frames, observed = self.training.batch.frames[:, 0], self.training.batch.observed
+        frames = np.asarray(frames, np.float32)
+        if observed is None:
+            return frames
+        whole = np.broadcast_to(observed, self.training.batch.frames.shape)[:, 0]
+        return frames[whole.reshape(len(frames), -1).all(axis=1)]
+
+    @property
     def observed(self) -> np.ndarray | None:
         """Which points of the truth are known, or None: all are."""
         found = self.scored.batch.observed
@@ -121,28 +131,30 @@ def chunk_rows(options: EvaluationOptions, mesh: Mesh, rows: int) -> int:
 
 def baseline_ensembles(evaluation: Evaluation) -> Iterator[tuple[str, np.ndarray]]:
     """Every baseline that these data have, [e, n, k, h, w, c], one at a time: each may be as large as a long horizon."""
-    rng = np.random.default_rng(evaluation.seed)
-    context, members = evaluation.context.frames, evaluation.members
-    n, k = evaluation.truth.shape[:2]
-    windows, crops = evaluation.training.batch.frames, evaluation.training.crops
-    if evaluation.num_context:
-        yield "persistence", baselines.persistence(context, k)
-        increments = baselines.training_increments(windows, evaluation.num_context)
-        yield "dressed persistence", baselines.dressed_persistence(context, increments, members, rng)
-    frames = windows[:, 0]
-    yield "climatology (pooled)", baselines.climatology_pooled(frames, n, k, members, rng)
-    same_crop = (frames, crops, evaluation.scored.crops, k, members, rng)
-    yield "climatology (same crop)", baselines.climatology_same_crop(*same_crop)
+    known = baselines.Known(
+        context=np.asarray(evaluation.context.frames, np.float32),
+        training=np.asarray(evaluation.training.batch.frames, np.float32),
+        context_crops=evaluation.scored.crops,
+        training_crops=evaluation.training.crops,
+        num_forecast=evaluation.truth.shape[1],
+        members=evaluation.members,
+        context_observed=evaluation.context.observed,
+        training_observed=evaluation.training.batch.observed,
+    )
+    return baselines.ensembles(known, evaluation.seed)
 
 
 def score_all(
     ensembles: Iterable[tuple[str, np.ndarray]], evaluation: Evaluation
 ) -> dict[str, scoring.Scores]:
     """{forecast: its scores} for pairs of name and ensemble, taken one after the other, with a progress bar."""
-    reference = evaluation.training.batch.frames[:, 0]
+    reference = evaluation.reference
     bar = tqdm(ensembles, "scoring", unit="forecast", disable=not collectives.is_main())
+    spec, options = evaluation.spec, evaluation.scores
     return {
-        name: scoring.score(members, evaluation.truth, evaluation.scores, evaluation.spec.unit, reference)
+        name: scoring.score(
+            members, evaluation.truth, options, spec.unit, reference, evaluation.observed, spec.kind
+        )
         for name, members in bar
     }
 

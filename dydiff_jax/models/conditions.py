@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from dydiff_jax.types import Array, Conditions, Frames, over_frames
 
 
-def copy_path(context: Frames, num_forecast: int) -> Frames:
+def copy_path(context: Frames, num_forecast: int) -> Array:
     """The last context frame and the last difference as channels of every frame.
 
     A copy path that a small network cannot do without: from the frame axis alone it must learn copying through
@@ -26,7 +26,7 @@ def copy_path(context: Frames, num_forecast: int) -> Frames:
     return jnp.repeat(channels, context.shape[1] + num_forecast, axis=1)
 
 
-def context_channels(context: Frames, num_forecast: int) -> Frames:
+def context_channels(context: Frames, num_forecast: int) -> Array:
     """Clean context frames and two masks, for a network whose context frames are noised (DyDiff's release).
 
     Args:
