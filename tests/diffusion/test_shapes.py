@@ -20,8 +20,8 @@ PROCESSES = {
     "rolling": Rolling(Cosine(), P, K, p_lin=0.5),
     "rolling_dynamical": RollingDynamical(Cosine(), P, K, p_lin=0.5),
 }
-#: Frame shapes with the same elements in the same order, channels apart.
-FLAT = {(3,): [(3, 1), (1, 1, 3)], (4, 4, 2): [(32,)], (2, 4, 4, 2): [(64,), (8, 4, 2)]}
+#: Shapes of a frame, each with another of the same elements in the same order.
+RESHAPED = {(3,): (1, 1, 3), (4, 4, 2): (32,), (2, 4, 4, 2): (8, 4, 2)}
 
 
 def network(weights, z, logsnr):
@@ -55,7 +55,7 @@ def trained_and_rolled(process, method, x0, observed):
     return run()
 
 
-@pytest.mark.parametrize("shape", FLAT, ids=str)
+@pytest.mark.parametrize("shape", RESHAPED, ids=str)
 @pytest.mark.parametrize("name", PROCESSES)
 def test_every_method_takes_frames_of_any_shape_and_a_reshape_changes_nothing(name, shape):
     """Noise has the same bits in either shape; sums may be taken in another order."""
@@ -69,9 +69,9 @@ def test_every_method_takes_frames_of_any_shape_and_a_reshape_changes_nothing(na
     if process.correlated_noise:
         assert variance.shape == shape[-1:]
 
-    for other in FLAT[shape]:
-        again = trained_and_rolled(process, method, *(a.reshape(B, P + K, *other) for a in (x0, observed)))
-        np.testing.assert_allclose(again[2].reshape(frames.shape), frames, rtol=1e-5, atol=1e-6)
-        for found, expected in zip(jax.tree.leaves(again[0]), jax.tree.leaves(losses), strict=True):
-            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(jnp.mean(again[1]), jnp.mean(variance), rtol=1e-5)
+    reshaped = (array.reshape(B, P + K, *RESHAPED[shape]) for array in (x0, observed))
+    again = trained_and_rolled(process, method, *reshaped)
+    np.testing.assert_allclose(again[2].reshape(frames.shape), frames, rtol=1e-5, atol=1e-6)
+    for found, expected in zip(jax.tree.leaves(again[0]), jax.tree.leaves(losses), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(jnp.mean(again[1]), jnp.mean(variance), rtol=1e-5)
