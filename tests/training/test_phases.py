@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+from running import ENVIRONMENT
 
 from dydiff_jax.runs import exit_codes
 from dydiff_jax.training import phases
@@ -18,7 +19,7 @@ def read_a_file_that_never_comes():
 
 with Phases(limit=0.5) as run:
     with run.phase("step"):
-        for _ in range(6):  # slow, but it gets on: longer in all than the limit
+        for _ in range(6):  # slow, but it makes progress: longer in all than the limit
             time.sleep(0.2)
             run.heartbeat()
     with run.phase("input"):
@@ -27,7 +28,7 @@ with Phases(limit=0.5) as run:
 """
 
 
-def test_the_stages_add_up_to_the_time_that_passed():
+def test_the_phases_add_up_to_the_time_that_passed():
     began = time.monotonic()
     run = phases.Phases(began=began - 2.0)
     with run.phase("step"):
@@ -51,7 +52,7 @@ def test_what_an_earlier_process_did_after_its_last_checkpoint_is_lost():
     run = phases.Phases()
     saved = {"start": 5.0, "step": 30.0, "lost": 2.0}
     logged = {"start": 5.0, "step": 41.0, "save": 1.0, "lost": 2.0}
-    run.go_on_from(saved, logged, starts=3)
+    run.resume(saved, logged, starts=3)
     seconds = run.seconds()
     assert (seconds["step"], seconds["lost"], run.starts) == (30.0, 2.0 + 12.0, 4)
     assert phases.goodput(seconds) == pytest.approx(30 / 49, rel=1e-3)
@@ -59,17 +60,19 @@ def test_what_an_earlier_process_did_after_its_last_checkpoint_is_lost():
 
 def test_a_first_process_lost_nothing():
     run = phases.Phases()
-    run.go_on_from({}, {}, starts=0)
+    run.resume({}, {}, starts=0)
     assert run.starts == 1 and phases.LOST not in run.seconds()
 
 
-def test_the_watchdog_names_the_stage_and_ends_the_process():
-    """Work that gets on is left alone, however long it takes."""
+def test_the_watchdog_names_the_phase_and_ends_the_process():
+    """Work that makes progress is left alone, however long it takes."""
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", HANG], capture_output=True, text=True, timeout=50)
+    done = subprocess.run(
+        [sys.executable, "-c", HANG], capture_output=True, text=True, timeout=50, env=ENVIRONMENT
+    )
     assert done.returncode == exit_codes.STUCK == 76, done.stderr
     assert 1.7 < time.monotonic() - began < 30
-    assert "stuck: process" in done.stderr and "phase 'input' (batch 7) for" in done.stderr
+    assert "stuck: no progress of process" in done.stderr and "in phase 'input' (batch 7) for" in done.stderr
     assert "read_a_file_that_never_comes" in done.stderr
 
 
