@@ -42,6 +42,7 @@ def train_stages(
     session: loop.Session,
     sections: Sections,
     validation: Callable[[Stage, Weights], loop.Validate | None] | None = None,
+    initial: pathlib.Path | None = None,
 ) -> dict[str, Params]:
     """Train a run, resuming in its first unfinished stage.
 
@@ -53,6 +54,7 @@ def train_stages(
       session: devices and work directory.
       sections: the config.
       validation: maps a stage and the weights of those before it to what scores its EMA, or None.
+      initial: work directory of another run; a stage that begins, and that this run has trained, begins with its EMA.
 
     Returns:
       {stage: its EMA}, each on the mesh by the rules of its stage.
@@ -76,7 +78,10 @@ def train_stages(
             frozen = {name: weights[name] for name in stage.needs}
             validate = None if validation is None else validation(stage, weights)
             examples = examples_of(stage)
-            ema = loop.train(stage, frozen, examples, session, fingerprint=digits, validate=validate).ema
+            begun = loading.newest_step(session.checkpoints(stage.name)) is not None
+            first = None if initial is None or begun else _initial(stage, initial, session.mesh)
+            options = {"fingerprint": digits, "initial": first, "validate": validate}
+            ema = loop.train(stage, frozen, examples, session, **options).ema
             session = session._replace(began=None)
         weights[stage.name] = ema
         identities[stage.name] = fingerprints.identity(session.checkpoints(stage.name))
@@ -120,6 +125,17 @@ def load_stages(
         if stage.name in checked:
             identities[stage.name] = fingerprints.identity(directory)
     return weights, done
+
+
+def _initial(stage: Stage, source: pathlib.Path, mesh: Mesh) -> Params:
+    """The EMA of the same stage of another run; shapes are compared leaf by leaf."""
+    directory = loop.checkpoint_directory(source, stage.name)
+    if loading.newest_step(directory) is None:
+        raise FileNotFoundError(
+            f"config.initial: {directory}: expected a checkpoint of stage {stage.name}, found none; name the --workdir "
+            "of a run that has trained it"
+        )
+    return loading.load_ema(directory, _abstract(stage, mesh))[0]
 
 
 def _finished(stage: Stage, digits: str, session: loop.Session) -> Params | None:
