@@ -288,7 +288,7 @@ def test_a_reader_of_the_old_figure_keeps_it(tmp_path):
     assert path.read_bytes() == b"new"
 
 
-def series(folder, **header):
+def series(folder):
     """An evaluation on a grid of 1 x 1."""
     rng = np.random.default_rng(0)
     frames = rng.normal(size=(2, P + K, 1, 1, 2)).cumsum(axis=1)
@@ -304,7 +304,7 @@ def series(folder, **header):
         "fields": ["one", "two"],
         "scores": {"model": scoring.score(ensemble, truth, kind="series")},
     }
-    (folder / "metrics.json").write_text(json.dumps(info | header))
+    (folder / "metrics.json").write_text(json.dumps(info))
     np.savez(folder / "forecasts.npz", context=context, truth=truth, ensemble=ensemble)
     np.savez(
         folder / "forecast.npz", context=context, ensemble=ensemble, **{n: info[n] for n in results.DRAWN[2:]}
@@ -315,8 +315,8 @@ def test_a_series_has_the_figures_of_scores_and_no_fields(tmp_path):
     series(tmp_path)
     assert [path.name for path in plots.plot_all(tmp_path)] == ["error_over_lead.png", "rank_histogram.png"]
     assert plots.animate(tmp_path) is None and not list(tmp_path.glob("*.gif"))
-    series(tmp_path, kind="field")  # of fields that are points, what can be drawn
-    assert [path.name for path in plots.plot_all(tmp_path)] == ["error_over_lead.png", "rank_histogram.png"]
+    made = ("crps", "rmse", "rank_histogram")  # of fields that are points, what can be drawn
+    assert list(plots.chosen(None, "field", (1, 1, 2), made)) == ["error_over_lead", "rank_histogram"]
 
 
 def test_listed_figures_alone_are_drawn(tmp_path):
