@@ -1,0 +1,1 @@
+"""What a run does, and the files it keeps."""
