@@ -8,7 +8,6 @@ timings do not.
 """
 
 import argparse
-import dataclasses
 import time
 
 import jax
@@ -18,7 +17,7 @@ from configs import turbulence
 from dydiff_jax import build
 from dydiff_jax.distributed import global_batch
 from dydiff_jax.distributed import mesh as meshes
-from dydiff_jax.training import optim, state
+from dydiff_jax.training import state
 from dydiff_jax.types import Batch
 
 METHODS = ("standard", "dynamical", "rolling", "rolling_dynamical")
@@ -26,23 +25,19 @@ METHODS = ("standard", "dynamical", "rolling", "rolling_dynamical")
 
 def make_step(method: str, size: str, batch_size: int):
     """(step, state, batch) of one method, compiled."""
-    config = build.load(turbulence.get_config(f"{method},size={size}"))
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=batch_size))
-    side = config.windows.crop
-    card = build.DataCard(("u", "v"), "m/s", 0.25, "s", (0.0, 0.0), (1.0, 1.0), (side, side))
-    experiment = build.build(config, card)
-    optimizer = optim.make_optimizer(config.optimizer, config.train.steps)
-
-    def init():
-        return state.init_state(experiment.init, optimizer, config.seed)
-
-    abstract = state.abstract_state(init, jax.sharding.get_mesh())
-    train_state = jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
-    step = state.make_train_step(experiment.loss, optimizer, config.ema, config.seed, abstract)
-    shape = (batch_size, config.window.num_frames, side, side, 2)
+    raw = turbulence.get_config(f"{method},size={size}")
+    raw.train.batch_size = batch_size
+    config = build.load(raw)
+    run = build.build(config, build.spec_card(config))
+    (stage,), mesh = run.stages, jax.sharding.get_mesh()
+    abstract = state.abstract_state(stage.objective, stage.recipe, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    first = jax.jit(lambda: state.init_state(stage.objective, stage.recipe), out_shardings=shardings)()
+    step = state.make_train_step(stage.objective, stage.recipe, abstract, {})
+    shape = (batch_size, config.window.num_frames, *run.card.spec.frame_shape)
     frames = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    batch = global_batch.assemble(Batch(frames), range(batch_size), batch_size, jax.sharding.get_mesh())
-    return step, train_state, batch
+    batch = global_batch.assemble(Batch(frames), range(batch_size), batch_size, mesh)
+    return lambda train_state, batch: step(train_state, {}, batch), first, batch
 
 
 def timed(step, train_state, batch):

@@ -24,9 +24,13 @@ def command(size: str, devices: int, out: pathlib.Path) -> list[str]:
     batch, remat = SIZES[size]
     return [
         *("-m", "dydiff_jax.main", f"--config=configs/turbulence.py:dynamical,size={size}", "--mode=plan"),
-        *(f"--devices={devices}", f"--workdir={out / f'{size}-{devices}'}", "--config.model.dtype=bfloat16"),
         *(
-            f"--config.model.remat={remat}",
+            f"--devices={devices}",
+            f"--workdir={out / f'{size}-{devices}'}",
+            "--config.networks.denoiser.dtype=bfloat16",
+        ),
+        *(
+            f"--config.networks.denoiser.remat={remat}",
             "--config.mesh.fsdp=8",
             f"--config.train.batch_size={batch * devices}",
         ),
@@ -35,7 +39,8 @@ def command(size: str, devices: int, out: pathlib.Path) -> list[str]:
 
 def program_row(devices: int, plan: dict) -> str:
     """Mesh, memory, arithmetic and transfers of one device."""
-    step = plan["programs"]["CPU"]
+    stage = plan["stages"]["denoiser"]
+    step = stage["programs"]["CPU"]
     sums = {
         kind: sum(c["bytes"] for c in step["collectives"] if c["kind"] == kind)
         for kind in ("all-gather", "all-reduce")
@@ -45,7 +50,7 @@ def program_row(devices: int, plan: dict) -> str:
         " x ".join(str(plan["mesh"][axis]) for axis in ("data", "fsdp", "tensor")),
         *(in_bytes(step[name]) for name in ("parameters", "state", "temporaries", "peak")),
         f"{step['flops'] / 1e12:.4g}",
-        f"{step['flops'] * devices / plan['model_flops']:.3g}",
+        f"{step['flops'] * devices / stage['model_flops']:.3g}",
         *(in_bytes(count) for count in sums.values()),
     )
     return "| " + " | ".join(map(str, cells)) + " |"
@@ -85,8 +90,11 @@ def tables(plans: dict[tuple[str, int], dict]) -> str:
         ]
         lines[-1] += " traffic, ms | network, ms | step, ms | bound by | MFU, % | examples a second |"
         lines += ["| ---: | --- | --- |" + " ---: |" * 6 + " --- | ---: | ---: |"]
-        for name in next(iter(found.values()))["predictions"]:
-            lines += [device_row(devices, name, plan["predictions"][name]) for devices, plan in found.items()]
+        for name in next(iter(found.values()))["stages"]["denoiser"]["predictions"]:
+            lines += [
+                device_row(devices, name, plan["stages"]["denoiser"]["predictions"][name])
+                for devices, plan in found.items()
+            ]
         lines += [""]
     return "\n".join(lines)
 

@@ -17,9 +17,9 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     method, keys = base.parse_argument(argument)
     config = base.get_config(method, keys["size"], keys["schedule"])
     config.data = dict(name="folder", path="")
-    del config.windows.crop
-    config.windows.crop = ml_collections.config_dict.placeholder(int)  # None, that a command line can set
-    config.windows.random_crop = False
+    del config.dataset.crop
+    config.dataset.crop = ml_collections.config_dict.placeholder(int)  # None, that a command line can set
+    config.dataset.random_crop = False
     if keys["size"] == "tiny":
         base.miniature(config)
     return config

@@ -23,9 +23,11 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     preset = "smoke" if tiny and "data=" not in argument else keys["data"]
     config = base.get_config(method, keys["size"], keys["schedule"])
     config.data = dict(name="kolmogorov", **DATA[preset])
-    config.windows.update(split="trajectory", crop=None, random_crop=False)
-    if method != "regression":
-        config.sampler.steps = 48  # evaluations that every frame receives, in windows of 2, 4 or 8 frames
+    config.dataset.update(split="trajectory", crop=None, random_crop=False)
+    if "sampler" in config.system:
+        config.system.sampler.nfe = (
+            48  # evaluations that every frame receives, in windows of 2, 4 or 8 frames
+        )
     config.evaluation.update(horizon=48, windows=256)
     config.scores.update(
         leads=(1, 2, 4, 8, 12, 24, 48),
@@ -38,8 +40,8 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
         config.train.steps = 1000
         config.evaluation.update(members=4, windows=48, horizon=12)
         config.scores.fsd_samples = config.evaluation.windows
-        if method != "regression":
-            config.sampler.steps = 16
+        if "sampler" in config.system:
+            config.system.sampler.nfe = 16
     config.window.update(num_context=2, num_forecast=4)
     return config
 

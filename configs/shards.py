@@ -4,7 +4,7 @@
     python -m dydiff_jax.main --config=configs/shards.py:dynamical --workdir=runs/mine --config.data.path=DIR
 
 The argument is ``method[,size=...][,schedule=...]``. ``DIR`` may be gs://, s3:// or http://. What else differs from
-base.py for your data goes on the command line or here; windows are whole frames unless --config.windows.crop is set.
+base.py for your data goes on the command line or here; windows are whole frames unless --config.dataset.crop is set.
 """
 
 import ml_collections

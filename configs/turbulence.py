@@ -23,13 +23,13 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     if keys["data"] == "rbc_file":
         config.codec.name = "speed"
     if keys["data"] == "dydiff_release":
-        config.windows.split = "given"
+        config.dataset.split = "given"
         config.codec.name = "identity"  # the release trains on its values, divided by 4, as they are
     if keys["size"] == "tiny":
         base.miniature(config)
         if keys["data"] == "simulated":
             config.data.update(rows=128, columns=448, out_rows=32, downsample="mean", trajectories=4)
-            config.windows.update(crop=32, flip=True)
+            config.dataset.update(crop=32, flip=True)
     return config
 
 

@@ -1,188 +1,281 @@
-"""Build: checked options -> an Experiment, the objects that a run is made of.
+"""Build: a config -> checked options -> the objects that a run is made of."""
 
-A new method, noise schedule or data source is one short file and one line in a table here.
-"""
-
+import collections
 import dataclasses
-import functools
-import json
 import pathlib
+import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 
-from dydiff_jax.codecs.codec import Codec, make_codec
-from dydiff_jax.config import Config, Tables, parse
-from dydiff_jax.data.sources.source import SOURCES
-from dydiff_jax.diffusion.dynamical import Dynamical
-from dydiff_jax.diffusion.losses import diffusion_loss
-from dydiff_jax.diffusion.regression import Regression
-from dydiff_jax.diffusion.rolling import Rolling
-from dydiff_jax.diffusion.rolling_dynamical import RollingDynamical
-from dydiff_jax.diffusion.rollout import Rollout
-from dydiff_jax.diffusion.schedules import Cosine, LinearBeta
-from dydiff_jax.diffusion.standard import Standard
-from dydiff_jax.evaluation.forecast import Forecaster
+from dydiff_jax.codecs import CODECS, CodecOptions
+from dydiff_jax.config import (
+    ConfigError,
+    check_keys,
+    check_sections,
+    choose,
+    convert,
+    named,
+    plain,
+    split_name,
+    strict,
+    within,
+)
+from dydiff_jax.data.batches import LoaderOptions
+from dydiff_jax.data.card import DataCard
+from dydiff_jax.data.sources import SOURCES, Source
+from dydiff_jax.data.splits import DatasetOptions
+from dydiff_jax.distributed.mesh import MeshOptions
+from dydiff_jax.evaluation.evaluate import EvaluationOptions
+from dydiff_jax.evaluation.scores import ScoreOptions, check_samples
+from dydiff_jax.models import MODELS
 from dydiff_jax.models.conditions import Conditioner
-from dydiff_jax.models.uvit import UViT3D
-from dydiff_jax.types import Array, Batch, Conditions
+from dydiff_jax.models.network import NetworkOptions
+from dydiff_jax.system import (
+    EmaOptions,
+    OptimizerOptions,
+    Parts,
+    Recipe,
+    Stage,
+    System,
+    SystemOptions,
+    TrainOptions,
+    Window,
+)
+from dydiff_jax.systems import SYSTEMS
+from dydiff_jax.training.stages import numbered
 
-METHODS = {
-    "standard": Standard,
-    "dynamical": Dynamical,
-    "rolling": Rolling,
-    "rolling_dynamical": RollingDynamical,
-    "regression": Regression,
-}
-SCHEDULES = {"cosine": Cosine, "linear_beta": LinearBeta}
+
+@dataclass(frozen=True)
+class ConditionOptions:
+    """What the network sees beside x.
+
+    Attributes:
+      copy_path: the last context frame and the last difference as channels of every frame.
+    """
+
+    copy_path: bool
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run is built from; each field is one section of the config, checked.
+
+    Attributes:
+      seed: initial parameters, batches and noise follow from it.
+      initial: work directory of a run whose EMA weights training begins with, or None.
+      stages: {training stage: (what it has different, work directory of a finished run that holds it or None)}.
+      plain: the config as nested dictionaries, as config.json holds it.
+    """
+
+    seed: int
+    initial: str | None
+    data: Source
+    window: Window
+    dataset: DatasetOptions
+    loader: LoaderOptions
+    codec: CodecOptions
+    system: SystemOptions
+    networks: Mapping[str, NetworkOptions]
+    conditions: ConditionOptions
+    stages: Mapping[str, tuple[Recipe, str | None]]
+    mesh: MeshOptions
+    optimizer: OptimizerOptions
+    ema: EmaOptions
+    train: TrainOptions
+    evaluation: EvaluationOptions
+    scores: ScoreOptions
+    plain: Mapping[str, Any]
+
+    @property
+    def method(self) -> str:
+        """Name of the system."""
+        return self.plain["system"]["name"]
+
+    @property
+    def size(self) -> str:
+        """The sizes of the networks, for reports."""
+        sizes = (str(section["size"]) for section in self.plain["networks"].values())
+        return ", ".join(dict.fromkeys(sizes))
+
+    @property
+    def horizon(self) -> int:
+        """Forecast frames of an evaluation."""
+        return self.window.num_forecast if self.evaluation.horizon is None else self.evaluation.horizon
+
+    @property
+    def recipe(self) -> Recipe:
+        """Of every stage that the config does not set apart."""
+        return Recipe(self.train, self.optimizer, self.ema, self.seed)
+
+
+#: Sections that are one dataclass each.
+SIMPLE = ("loader", "conditions", "mesh", "optimizer", "ema", "train", "evaluation", "scores")
 
 
 def load(config: ml_collections.ConfigDict) -> Config:
-    """Checks a config against the tables of this module."""
-    return parse(config, Tables(METHODS, SCHEDULES, SOURCES))
+    """Check a config and build the dataclasses of its sections, before any data is touched.
 
-
-@dataclass(frozen=True)
-class DataCard:
-    """What a forecast must know of the data it was trained on; statistics.json of a work directory.
-
-    Attributes:
-      fields: names of the channels.
-      unit: of the values.
-      interval: time between two frames.
-      time_unit: of the interval.
-      mean: of each channel over the training frames.
-      std: of each channel over the training frames.
-      grid: (height, width) of a training window.
-      forcings: number of forcings, 0 without.
-      static: number of static fields, 0 without.
+    Raises:
+      ConfigError: an unknown key, method or name (with the closest match), a wrong type or value, or sections that do
+        not fit together.
     """
+    return from_plain(plain(config))
 
-    fields: tuple[str, ...]
-    unit: str
-    interval: float
-    time_unit: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    grid: tuple[int, int]
-    forcings: int = 0
-    static: int = 0
 
-    def to_json(self) -> str:
-        """The card as JSON text."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+def from_plain(raw: Mapping[str, Any]) -> Config:
+    """`load` of nested dictionaries, as config.json holds them."""
+    check_sections(raw, [f.name for f in dataclasses.fields(Config) if f.name != "plain"], "config")
+    hints = typing.get_type_hints(Config)
+    window = _window(raw["window"])
+    name, section = split_name(raw["system"], SYSTEMS, "config.system")
+    system = choose(SYSTEMS, name, "config.system.name").options.read(section, "config.system", window)
+    built: dict[str, Any] = {
+        "seed": convert(raw["seed"], int, "config.seed"),
+        "initial": convert(raw["initial"], hints["initial"], "config.initial"),
+        "window": window,
+        "data": named(SOURCES, raw["data"], "config.data"),
+        "dataset": strict(DatasetOptions, raw["dataset"], "config.dataset", **window._asdict()),
+        "codec": named(CODECS, raw["codec"], "config.codec"),
+        "system": system,
+        "networks": _networks(raw["networks"], system.roles),
+    }
+    built |= {key: strict(hints[key], raw[key], f"config.{key}") for key in SIMPLE}
+    recipe = Recipe(built["train"], built["optimizer"], built["ema"], built["seed"])
+    built["stages"] = {
+        stage: _stage(section, recipe, raw, f"config.stages.{stage}")
+        for stage, section in raw["stages"].items()
+    }
+    config = Config(**built, plain=raw)
+    _check_together(config)
+    return config
 
-    @classmethod
-    def read(cls, path: pathlib.Path) -> "DataCard":
-        """The card of a trained run."""
-        if not path.exists():
-            raise FileNotFoundError(f"{path}: expected the statistics that training writes; train first")
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+
+def _window(section: Mapping[str, Any]) -> Window:
+    check_sections(section, Window._fields, "config.window")
+    window = Window(*(convert(section[key], int, f"config.window.{key}") for key in Window._fields))
+    for key, least in zip(Window._fields, (0, 1), strict=True):
+        if getattr(window, key) < least:
+            raise ConfigError(
+                f"config.window.{key}: expected at least {least} frames, found {getattr(window, key)}"
+            )
+    return window
+
+
+def _networks(section: Mapping[str, Any], roles: tuple[str, ...]) -> dict[str, NetworkOptions]:
+    """The networks by role: the options of a size, and over them what the config sets."""
+    check_sections(section, roles, "config.networks")
+    found = {}
+    for role in roles:
+        path = f"config.networks.{role}"
+        name, rest = split_name(section[role], MODELS, path)
+        model = choose(MODELS, name, f"{path}.name")
+        size = choose(model.sizes, rest.pop("size", None), f"{path}.size")
+        chosen = {key: value for key, value in rest.items() if value is not None}
+        check_keys(rest, [f.name for f in dataclasses.fields(model.options)], path)
+        found[role] = strict(model.options, {**size, **chosen}, path)
+    return found
+
+
+def _stage(
+    section: Mapping[str, Any], recipe: Recipe, raw: Mapping[str, Any], path: str
+) -> tuple[Recipe, str | None]:
+    """What a stage has different from ``train``, ``optimizer`` and ``ema``, and where it may be found."""
+    check_keys(section, ("train", "optimizer", "ema", "source"), path)
+    kinds = {"train": TrainOptions, "optimizer": OptimizerOptions, "ema": EmaOptions}
+    changed = {
+        key: strict(kind, {**raw[key], **section[key]}, f"{path}.{key}")
+        for key, kind in kinds.items()
+        if key in section
+    }
+    return dataclasses.replace(recipe, **changed), convert(
+        section.get("source"), str | None, f"{path}.source"
+    )
+
+
+def _check_together(config: Config) -> None:
+    """Refuse sections that are valid one by one and do not fit together, before any data is touched."""
+    side = config.dataset.crop
+    if side is not None:
+        for network in config.networks.values():
+            within("config.dataset.crop", lambda network=network: network.check((side, side, 1)))
+        if config.scores.pool_window > side:
+            raise ConfigError(
+                f"config.scores.pool_window: expected at most the {side} grid points of a crop, "
+                f"found {config.scores.pool_window}"
+            )
+    within("config.scores", lambda: check_samples(config.scores, config.evaluation.windows))
+    if config.conditions.copy_path and not config.window.num_context:
+        raise ConfigError("config.conditions.copy_path: there is no context frame to copy; expected False")
+    for recipe in (config.recipe, *(recipe for recipe, _ in config.stages.values())):
+        if recipe.optimizer.warmup_steps >= recipe.train.steps:
+            raise ConfigError(
+                f"config.optimizer.warmup_steps: expected fewer than the {recipe.train.steps} steps of config.train, "
+                f"found {recipe.optimizer.warmup_steps}"
+            )
+
+
+def spec_card(config: Config) -> DataCard:
+    """What a run knows of its data before they are opened; statistics stand for those that will be measured."""
+    spec = config.data.spec()
+    if config.dataset.crop is not None:
+        side = config.dataset.crop
+        spec = spec._replace(frame_shape=(side, side, spec.frame_shape[-1]))
+    some = () if config.codec.statistics is None else (1.0,) * len(spec.fields)
+    return DataCard(spec, some, some)
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """The objects of one run, without its data and its weights.
+class Run:
+    """A system with the stages that it is trained in, those of its codec among them.
 
     Attributes:
       config: the options it was built from.
       card: what it knows of its data.
-      model: the network.
-      codec: physical frames <-> model space.
-      conditioner: what the network sees beside z.
+      system: how it trains and forecasts.
+      stages: in order, numbered, each with its source where the config names one.
     """
 
     config: Config
     card: DataCard
-    model: UViT3D
-    codec: Codec
-    conditioner: Conditioner
-
-    def init(self, key: jax.Array) -> Any:
-        """Fresh parameters."""
-        window, (h, w), c = self.config.window, self.card.grid, len(self.card.fields)
-        frames = jnp.zeros((1, window.num_frames, h, w, c))
-        forcings = jnp.zeros((1, window.num_frames, self.card.forcings)) if self.card.forcings else None
-        static = jnp.zeros((1, h, w, self.card.static)) if self.card.static else None
-        conditions = self.conditioner(frames[:, : window.num_context], forcings, static)
-        return self.model.init(key, frames, jnp.zeros(frames.shape[:2]), *conditions)["params"]
-
-    def apply(self, params: Any, z: Array, logsnr: Array, conditions: Conditions) -> Array:
-        """The network's prediction in evaluation mode."""
-        return self.model.apply({"params": params}, z, logsnr, *conditions)
-
-    def loss(self, params: Any, batch: Batch, key: jax.Array) -> tuple[Array, dict[str, Array]]:
-        """The training loss of a batch in physical units; every row has a key of its own."""
-        x0 = self.codec.encode(batch.frames)
-        conditions = self.conditioner(x0[:, : self.config.window.num_context], batch.forcings, batch.static)
-        noise_key, dropout_key = jax.random.split(key)
-        keys = jax.vmap(functools.partial(jax.random.fold_in, noise_key))(jnp.arange(len(x0)))
-
-        def denoise(z, logsnr):
-            rngs = {"dropout": dropout_key}
-            return self.model.apply({"params": params}, z, logsnr, *conditions, train=True, rngs=rngs)
-
-        loss, _ = diffusion_loss(keys, self.config.process, denoise, x0)
-        return loss, {}
-
-    @property
-    def rollout(self) -> Rollout:
-        """How windows move on."""
-        return Rollout(self.config.process, self.config.sampler)
-
-    def forecaster(self, missing: tuple[float, ...] = (0.0,)) -> Forecaster:
-        """A forecast for each row of a batch; ``missing`` is what `missing_variance` gave, where it is needed."""
-        horizon = self.config.horizon
-        return Forecaster(self.rollout, horizon, self.codec, self.conditioner, self.apply, missing)
-
-    def missing_variance(self, params: Any, batch: Batch, key: jax.Array) -> Array:
-        """The variance [c] that the network's estimate of a window's last noise lacks when the window moves on.
-
-        Args:
-          params: the network's parameters.
-          batch: training windows, frames [b, p + k, h, w, c] in physical units.
-          key: of the noise.
-        """
-        x0 = self.codec.encode(batch.frames)
-        conditions = self.conditioner(x0[:, : self.config.window.num_context], batch.forcings, batch.static)
-        tau = jnp.full((len(x0),), self.rollout.grids()[-1, -2], x0.dtype)
-        eps = jax.random.normal(key, x0.shape, x0.dtype)
-
-        def denoise(z, logsnr):
-            return self.apply(params, z, logsnr, conditions)
-
-        return self.config.process.missing_variance(denoise, x0, eps, tau)
+    system: System
+    stages: tuple[Stage, ...]
 
 
-def build(config: Config, card: DataCard) -> Experiment:
-    """The experiment of a config on data that a card describes.
+def build(config: Config, card: DataCard) -> Run:
+    """The run of a config on data that a card describes.
 
     Raises:
-      ValueError: the network's levels do not divide the grid, or a pooling window does not fit on it.
+      ValueError: a network cannot take the frames, a pooling window does not fit on their grid, or the config sets
+        a stage that there is not.
     """
-    config.model.check_grid(*card.grid)
-    if config.scores.pool_window > min(card.grid):
+    spec = card.spec
+    codec = config.codec.build(spec, card.mean, card.std)
+    frame = codec.frame_shape(spec.frame_shape)
+    for options in config.networks.values():
+        options.check(frame)
+    if config.scores.pool_window > min(spec.frame_shape[:2]) > 1:
         raise ValueError(
-            f"config.scores.pool_window: expected at most the shorter side of the grid {card.grid}, "
+            f"config.scores.pool_window: expected at most the shorter side of the grid {spec.frame_shape[:2]}, "
             f"found {config.scores.pool_window}"
         )
-    return Experiment(
-        config=config,
-        card=card,
-        model=UViT3D(config.model, out_channels=len(card.fields)),
-        codec=make_codec(config.codec.name, card.mean, card.std),
-        conditioner=Conditioner(
-            num_forecast=config.window.num_forecast,
-            copy_path=config.conditions.copy_path,
-            context_channels=needs_context_channels(config),
-        ),
+    recipes = {name: recipe for name, (recipe, _) in config.stages.items()}
+    parts = Parts(
+        window=config.window,
+        data=spec,
+        codec=codec,
+        conditioner=Conditioner(config.window.num_forecast, config.conditions.copy_path),
+        networks={role: options.build(frame[-1]) for role, options in config.networks.items()},
+        recipes=collections.defaultdict(lambda: config.recipe, recipes),
     )
-
-
-def needs_context_channels(config: Config) -> bool:
-    """Whether the process corrupts the context, so that the network must be given the clean frames apart."""
-    return getattr(config.process, "context", "clean") == "noised"
+    system = config.system.build(parts)
+    stages = [*codec.stages, *system.stages()]
+    check_keys(config.stages, [stage.name for stage in stages], "config.stages")
+    sources = {name: source for name, (_, source) in config.stages.items() if source is not None}
+    placed = [
+        dataclasses.replace(stage, source=pathlib.Path(sources[stage.name])) if stage.name in sources else stage
+        for stage in stages
+    ]
+    return Run(config, card, system, tuple(numbered(placed)))

@@ -219,7 +219,7 @@ class Forecaster(Protocol):
     Attributes:
       block: frames that one `advance` returns.
       delay: leading frames that are no forecast: the warm-up of a rolling window.
-      reach: frames of forcings that a call may read, counted from the first that it returns less the context.
+      reach: frames of forcings that a call may read, context among them: n calls read (n - 1) block + reach.
       max_members: 1 for a deterministic forecast, else None.
       nfe_per_frame: network evaluations (NFE) for each frame.
     """

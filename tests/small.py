@@ -14,19 +14,17 @@ OVERRIDES = {
     "data.spin_up": 30.0,
     "data.duration": 60.0,
     "data.trajectories": 2,
-    "windows.crop": 16,
+    "dataset.crop": 16,
     "evaluation.members": 8,
     "evaluation.windows": 12,
-    "sampler.steps": 6,
+    "system.sampler.nfe": 6,
 }
 
 
 def config(argument: str, **changes) -> ml_collections.ConfigDict:
     """The config of ``turbulence.py:argument`` with `OVERRIDES` and then ``changes``, written section__key=value."""
     made = turbulence.get_config(argument)
-    values = dict(OVERRIDES)
-    if argument.startswith("regression"):
-        values["sampler.steps"] = 1
+    values = {name: value for name, value in OVERRIDES.items() if "sampler" not in name or "sampler" in made.system}
     made.update_from_flattened_dict(
         values | {name.replace("__", "."): value for name, value in changes.items()}
     )

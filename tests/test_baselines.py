@@ -1,5 +1,7 @@
 """The laws of the forecasts that need no training."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -102,3 +104,110 @@ def test_wrong_inputs_are_named():
         baselines.climatology_same_crop(frames, np.zeros(4), np.zeros(2), 2, 2, rng())
     with pytest.raises(ValueError, match="frames: expected at least one frame"):
         baselines.climatology_pooled(frames[:0], 2, 2, 2, rng())
+
+
+def holes(shape, seed=0):
+    """A mask, and a function that sets NaN where it is False."""
+    observed = np.random.default_rng(seed).uniform(size=shape) > 0.3
+    return observed, lambda values: np.where(observed, values, np.nan)
+
+
+def test_persistence_repeats_the_last_observed_value_of_each_point():
+    context = walks(3, 4)
+    observed, missing = holes(context.shape)
+    forecast = baselines.persistence(missing(context), 2, observed, fill=[7.0, 8.0])
+    for b, i, j, c in np.ndindex(3, 6, 5, 2):
+        seen = np.flatnonzero(observed[b, :, i, j, c])
+        expected = context[b, seen[-1], i, j, c] if seen.size else 7.0 + c
+        assert forecast[0, b, 1, i, j, c] == forecast[0, b, 0, i, j, c] == expected
+    assert np.any(~observed.any(axis=1))  # some points are never seen
+
+
+def test_increments_start_and_end_at_the_last_observed_values():
+    windows = walks(2, 5)
+    observed, missing = holes(windows.shape, seed=1)
+    increments = baselines.training_increments(missing(windows), 2, observed, fill=9.0)
+    for n, i, j, c in np.ndindex(2, 6, 5, 2):
+        path, last = [], 9.0
+        for value, seen in zip(windows[n, :, i, j, c], observed[n, :, i, j, c], strict=True):
+            last = value if seen else last
+            path.append(last)
+        np.testing.assert_array_equal(increments[n, :, i, j, c], np.array(path[2:]) - path[1])
+
+
+def test_climatology_draws_observed_values_of_the_same_point():
+    """Each value of a draw is one that was observed at its point, in its crop where it has one."""
+    frames, crops = walks(40, 1, seed=4)[:, 0], np.arange(40) % 2
+    observed, missing = holes(frames.shape, seed=2)
+    observed[:, 0, 0, 0] = False  # never seen, nor is the next in the second crop
+    observed[crops == 1, 0, 1, 1] = False
+    pooled = baselines.climatology_pooled(missing(frames), 2, 3, 4, rng(), observed, fill=5.0)
+    same = baselines.climatology_same_crop(missing(frames), crops, np.array([1, 0]), 3, 4, rng(), observed)
+    means = [math.fsum(frames[..., c][observed[..., c]]) / observed[..., c].sum() for c in range(2)]
+    for i, j, c in np.ndindex(6, 5, 2):
+        seen = observed[:, i, j, c]
+        assert np.isin(pooled[..., i, j, c], frames[seen, i, j, c] if seen.any() else [5.0]).all()
+        for window, crop in enumerate([1, 0]):
+            here = frames[seen & (crops == crop), i, j, c]
+            found = same[:, window, :, i, j, c]
+            if here.size:
+                assert np.isin(found, here).all()
+            else:
+                np.testing.assert_allclose(found, means[c], rtol=1e-12)
+    whole = observed.all(axis=(1, 2, 3), keepdims=True)
+    assert not whole.any()  # no frame could be drawn as it is
+
+
+def known(observed=False):
+    """What the baselines take, of windows with holes or without."""
+    context, training, crops = walks(3, 2), walks(30, 6, seed=1), np.arange(30) % 3
+    given = baselines.Known(context, training, np.array([2, 0, 1]), crops, num_forecast=4, members=5)
+    if not observed:
+        return given
+    (seen, missing), (seen_training, missing_training) = holes(context.shape), holes(training.shape)
+    return given._replace(
+        context=missing(context),
+        training=missing_training(training),
+        context_observed=seen,
+        training_observed=seen_training,
+    )
+
+
+def test_the_table_makes_each_baseline_in_turn_from_one_generator():
+    given, r = known(), rng(3)
+    frames, increments = given.training[:, 0], baselines.training_increments(given.training, 2)
+    expected = {
+        "persistence": baselines.persistence(given.context, 4),
+        "dressed persistence": baselines.dressed_persistence(given.context, increments, 5, r),
+        "climatology (pooled)": baselines.climatology_pooled(frames, 3, 4, 5, r),
+        "climatology (same crop)": baselines.climatology_same_crop(
+            frames, given.training_crops, given.context_crops, 4, 5, r
+        ),
+    }
+    found = dict(baselines.ensembles(given, seed=3))
+    assert list(found) == list(expected) == list(baselines.BASELINES)
+    for name, ensemble in found.items():
+        np.testing.assert_array_equal(ensemble, expected[name])
+        assert baselines.BASELINES[name].plain.endswith(".")
+    without = baselines.ensembles(given._replace(context=given.context[:, :0]), seed=3)
+    assert [name for name, _ in without] == ["climatology (pooled)", "climatology (same crop)"]
+
+
+def test_a_mask_without_holes_changes_no_bit_and_what_stands_in_a_hole_none_either():
+    full = dict(baselines.ensembles(known(), 0))
+    whole = known()._replace(
+        context_observed=np.ones((3, 2, 6, 5, 2), bool), training_observed=np.ones((1, 1, 1, 1, 1), bool)
+    )
+    for name, ensemble in baselines.ensembles(whole, 0):
+        np.testing.assert_array_equal(ensemble, full[name])
+        assert ensemble.dtype == full[name].dtype
+    given = known(observed=True)
+    other = given._replace(
+        context=np.where(given.context_observed, given.context, 1e9),
+        training=np.where(given.training_observed, given.training, -np.inf),
+    )
+    for (name, one), (_, two) in zip(
+        baselines.ensembles(given, 0), baselines.ensembles(other, 0), strict=True
+    ):
+        np.testing.assert_array_equal(one, two)
+        assert np.isfinite(one).all() and np.any(one != full[name]), name

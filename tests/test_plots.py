@@ -183,7 +183,7 @@ def test_a_single_member_and_a_single_lead_are_drawn(tmp_path):
 def test_pyplot_and_with_it_the_backend_are_left_alone(tmp_path):
     forecast(tmp_path)
     check = (
-        "import sys; from dydiff_jax import plots;"
+        "import sys; from dydiff_jax.evaluation import plots;"
         "plots.film(sys.argv[1]);"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )

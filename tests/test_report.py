@@ -1,4 +1,4 @@
-"""Scores for JSON: values, what is undefined, and definitions beside them."""
+"""Scores for JSON: values, what is undefined or missing, which are made, and definitions beside them."""
 
 import dataclasses
 import json
@@ -23,6 +23,9 @@ NAMES = {
     "csi_w5",
     "spectrum_error",
 }
+
+
+KINDS = ("field", "video", "series")
 
 
 def forecast(e=4, shape=(3, 2, 12, 12, 2), seed=0):
@@ -104,7 +107,8 @@ def test_definitions_stand_beside_the_scores_and_name_the_options():
         pool_window=4, pool_stride=3, csi_threshold=0.25, csi_window=3, csi_stride=1
     )
     scores = scoring.score(ensemble, truth, options, unit="m/s")
-    sentences = scoring.definitions(options, members=4, windows=3, unit="m/s")
+    table = scoring.chosen(options, "field", truth.shape[2:])
+    sentences = scoring.definitions(table, options, members=4, windows=3, unit="m/s")
     assert {name: entry["definition"] for name, entry in scores.items()} == sentences
     for sentence in sentences.values():
         assert "4 members, 3 windows" in sentence
@@ -116,10 +120,149 @@ def test_definitions_stand_beside_the_scores_and_name_the_options():
     np.testing.assert_array_equal(scores["csi_w3"]["per_lead"], metrics.csi(ensemble, truth, 0.25, 3, 1, 1))
 
 
-def test_a_grid_smaller_than_the_window_is_refused():
+def test_a_grid_smaller_than_the_window_has_no_pooled_score():
     ensemble, truth = forecast(shape=(2, 2, 6, 12, 1))
-    with pytest.raises(ValueError, match="window of 8 on a grid of 6 x 12"):
-        scoring.score(ensemble, truth)
+    full = scoring.score(ensemble, truth, scoring.ScoreOptions(pool_window=6))
+    names = ("crps", "crps_w8_avg")
+    assert list(scoring.score(ensemble, truth)) == [name for name in full if "_w6_" not in name]
+    ensemble[:, 0, 0, 0, 0, 0] = np.nan  # which any metric would refuse
+    with pytest.raises(
+        ValueError, match="no crps_w8_avg .*: pool_window: .* side of the grid of 6 x 12, found 8"
+    ):
+        scoring.score(ensemble, truth, scoring.ScoreOptions(names=names))
+
+
+def test_a_series_has_the_scores_of_points_alone():
+    ensemble, truth = forecast(shape=(3, 2, 1, 1, 5))
+    scores = scoring.score(ensemble, truth, kind="series")
+    points = ["crps", "crps_biased", "rmse", "mae", "spread", "spread_skill", "rank_histogram"]
+    assert list(scores) == points
+    assert scores["crps"]["per_lead"] == pytest.approx(metrics.crps_per_lead(ensemble, truth), rel=1e-14)
+    for name in ("spectrum", "spectrum_error", "csi_w5", "crps_w8_max_nonneg"):
+        with pytest.raises(ValueError, match=f"names: no {name} for these data: .* 1 x 1"):
+            scoring.chosen(scoring.ScoreOptions(names=(name,)), "series", (1, 1, 5))
+    for options in ({"fsd_samples": 3}, {"flow": True}):
+        with pytest.raises(ValueError, match="expected"):
+            scoring.chosen(scoring.ScoreOptions(**options), "series", (1, 1, 2))
+
+
+def test_the_kind_of_the_data_decides_which_scores_are_made():
+    made = {kind: set(scoring.chosen(scoring.ScoreOptions(), kind, (12, 12, 2))) for kind in KINDS}
+    assert made["field"] == NAMES | {"rank_histogram", "spectrum"}
+    assert made["video"] == made["field"] - {"csi_w5", "crps_w8_avg_nonneg", "crps_w8_max_nonneg"}
+    assert made["series"] < made["video"]
+
+
+def test_listed_scores_alone_are_made_in_the_order_of_the_table():
+    ensemble, truth, reference = flow()
+    options = scoring.ScoreOptions(fsd_samples=4, mse_scale=7.0, flow=True)
+    full = scoring.score(ensemble, truth, options, "m/s", reference)
+    for names in [("spectrum", "mse", "csi_w5", "crps"), ("fsd", "rank_histogram", "crps_w8_max")]:
+        found = scoring.score(
+            ensemble, truth, dataclasses.replace(options, names=names), "m/s", reference, kind="video"
+        )
+        assert list(found) == [name for name in full if name in names]
+        assert found == {name: full[name] for name in found}
+    assert set(scoring.score(ensemble, truth, scoring.ScoreOptions(names=("mse",)))) == {"mse"}
+    no_distance = dataclasses.replace(options, names=("crps",), fsd_samples=99)
+    assert set(scoring.score(ensemble, truth, no_distance)) == {"crps"}  # which needs no 99 samples
+
+
+def test_a_listed_score_without_meaning_or_name_is_refused_with_the_reason():
+    def chosen(name, members=None, **options):
+        return scoring.chosen(scoring.ScoreOptions(names=(name,), **options), "field", (12, 12, 3), members)
+
+    with pytest.raises(ValueError, match=r"names: expected scores among \['crps', .*, found \['crsp'\]"):
+        chosen("crsp")
+    with pytest.raises(ValueError, match=r"found \['crps_w8_avg'\]"):
+        chosen("crps_w8_avg", pool_window=4)
+    for name, reason in {
+        "fsd": "fsd_samples: expected a number of frames, found None",
+        "mse_sum": "mse_scale: expected a number, found None",
+        "energy_spectrum": "flow: expected True",
+    }.items():
+        with pytest.raises(ValueError, match=f"names: no {name} for these data: {reason}"):
+            chosen(name)
+    with pytest.raises(ValueError, match="flow: expected the two channels u and v, found 3"):
+        chosen("enstrophy_spectrum", flow=True)
+    for name in ("spread", "spread_skill", "rank_histogram"):
+        with pytest.raises(
+            ValueError, match=f"no {name} for these data: members: expected 2 or more, found 1"
+        ):
+            chosen(name, members=1)
+        assert list(chosen(name, members=2)) == [name]
+
+
+def test_every_score_of_the_table_has_its_words_and_a_kind_or_an_option():
+    for name, score in scoring.SCORES.items():
+        assert score.title and score.plain.format(unit="m") and score.definition, name
+        assert bool(score.kinds) != bool(score.asked), name
+        assert score.over_leads or name in scoring.ARRAYS
+
+
+def incomplete():
+    """A forecast in which some windows are whole, and a mask [b, k, h, w, 1] that has holes in the others."""
+    ensemble, truth, reference = flow(shape=(9, 3, 12, 12, 2), reference=9)
+    ensemble, truth = ensemble + 3.0, truth + 3.0  # most places without a negative truth
+    observed = np.ones((9, 3, 12, 12, 1), bool)
+    observed[0, 0, 2, 3] = observed[1, 1, :3] = observed[2, 2] = observed[3, :, 11, 11] = False
+    options = scoring.ScoreOptions(pool_window=4, csi_threshold=5.0, fsd_samples=4, mse_scale=7.0, flow=True)
+    return ensemble, truth, options, reference, observed
+
+
+def test_what_stands_at_a_missing_point_changes_no_score():
+    ensemble, truth, options, reference, observed = incomplete()
+    texts = set()
+    for filled in (0.0, np.nan, np.inf, -1e30, ensemble[0]):  # ties with a member among them
+        values = np.where(observed, truth, filled).astype(np.float32)
+        scores = scoring.score(ensemble, values, options, "m/s", reference, observed)
+        assert list(scores) == list(scoring.score(ensemble, truth, options, "m/s", reference))
+        texts.add(json.dumps(scores, allow_nan=False))
+    assert len(texts) == 1
+    with pytest.raises(ValueError, match="NaN or infinite in the truth"):
+        scoring.score(ensemble, np.where(observed, truth, np.nan), options, "m/s", reference)
+
+
+def test_a_mask_changes_every_score_and_says_so_and_one_without_holes_none():
+    ensemble, truth, options, reference, observed = incomplete()
+    full = scoring.score(ensemble, truth, options, "m/s", reference)
+    for whole in (np.ones(truth.shape, bool), np.ones((1, 1, 1, 1, 1), bool), None):
+        assert scoring.score(ensemble, truth, options, "m/s", reference, whole) == full
+    masked = scoring.score(ensemble, truth, options, "m/s", reference, observed)
+    for name, entry in masked.items():
+        numbers = {key: value for key, value in entry.items() if key != "definition"}
+        assert any(numbers[key] != full[name][key] for key in numbers), name
+        assert f"; only {scoring.named(options)[name].counted}" in entry["definition"]
+
+
+def test_spectra_and_distances_use_windows_that_are_wholly_observed():
+    ensemble, truth, options, reference, observed = incomplete()
+    found = scoring.score(ensemble, truth, options, "m/s", reference, observed)
+    for lead in range(3):
+        whole = observed[:, lead].all(axis=(1, 2, 3))
+        assert 5 <= whole.sum() < 9
+        alone = scoring.score(
+            ensemble[:, whole, lead : lead + 1], truth[whole, lead : lead + 1], options, "m/s", reference
+        )
+        for name in ("fsd", "fsd_floor", "spectrum_error"):
+            assert found[name]["per_lead"][lead] == alone[name]["per_lead"][0], name
+    for name in ("spectrum", "energy_spectrum", "enstrophy_spectrum"):
+        assert {**found[name], "definition": ""} == {**alone[name], "definition": ""}
+
+
+def test_without_enough_whole_windows_there_is_no_distance_and_no_spectrum():
+    ensemble, truth, options, reference, observed = incomplete()
+    observed[:6, 2, 5, 5] = False  # 3 of 9 windows are whole at the last lead
+    scores = scoring.score(ensemble, truth, options, "m/s", reference, observed)
+    for name in ("fsd", "fsd_floor"):
+        assert scores[name]["per_lead"][2] is None and None not in scores[name]["per_lead"][:2]
+    observed[:, 2, 5, 5] = False
+    scores = scoring.score(ensemble, truth, options, "m/s", reference, observed)
+    for name in ("spectrum", "energy_spectrum", "enstrophy_spectrum"):
+        assert scores[name]["forecast"] == scores[name]["truth"] == [None] * 6
+        assert scores[name]["wavenumber"] == [1, 2, 3, 4, 5, 6]
+    assert scores["spectrum_error"]["per_lead"][2] is None
+    assert scores["crps"]["per_lead"][2] is not None
 
 
 def test_shapes_and_values_are_checked():
@@ -138,6 +281,8 @@ def test_shapes_and_values_are_checked():
         ("csi_stride", 0),
         ("csi_threshold", np.nan),
         ("rank_seed", -1),
+        ("names", ()),
+        ("names", ("crps", "crps")),
         ("leads", ()),
         ("leads", (0, 1)),
         ("leads", (2, 1)),
@@ -210,7 +355,8 @@ def test_definitions_name_the_convention_of_every_optional_score():
         leads=(1, 2, 8), fsd_samples=4, fsd_field=1, fsd_transform="rfft2", mse_scale=7.0, flow=True
     )
     scores = scoring.score(ensemble, truth, options, "m/s", reference)
-    sentences = scoring.definitions(options, members=3, windows=5, unit="m/s")
+    table = scoring.chosen(options, "field", truth.shape[2:])
+    sentences = scoring.definitions(table, options, members=3, windows=5, unit="m/s")
     assert {name: entry["definition"] for name, entry in scores.items()} == sentences
     assert set(scoring.ARRAYS) < set(scores)
     for name in ("fsd", "fsd_floor"):

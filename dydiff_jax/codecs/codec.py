@@ -1,66 +1,55 @@
-"""Codec: physical frames <-> model space. Called in two places only: where a batch enters the train step and
-where a forecast leaves ``forecast.py``.
-"""
+"""What a codec is, and the registry of codecs."""
 
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Protocol
 
-import jax.numpy as jnp
+from dydiff_jax.system import Stage, Weights
+from dydiff_jax.types import Array, DataSpec, Frames, Keys
 
-from dydiff_jax.types import Array
+#: What belongs to one window: () or, say, the mean size of a series; a tree of arrays.
+Scale = Any
 
 
 class Codec(Protocol):
-    """A pair of inverse maps on ``[..., h, w, c]``."""
-
-    def encode(self, frames: Array) -> Array:
-        """Physical units to model space."""
-
-    def decode(self, x: Array) -> Array:
-        """Model space to physical units."""
-
-
-@dataclass(frozen=True)
-class Identity:
-    """encode(x) = decode(x) = x, for data that come standardised."""
-
-    def encode(self, frames: Array) -> Array:
-        return jnp.asarray(frames, jnp.float32)
-
-    def decode(self, x: Array) -> Array:
-        return x
-
-
-@dataclass(frozen=True)
-class Standardize:
-    """encode(x) = (x - mean) / std for each channel, decode its inverse.
-
-    Dynamical diffusion needs zero-mean data: the recursion amplifies a constant (2.41 times for eta = 0.5).
+    """Physical frames to model space and back.
 
     Attributes:
-      mean: of each channel, physical units.
-      std: of each channel, physical units, positive.
+      stages: of a learned codec, trained before those of the system; () otherwise.
     """
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    stages: Sequence[Stage]
 
-    def __post_init__(self):
-        if len(self.mean) != len(self.std):
-            raise ValueError(f"std: expected {len(self.mean)} channels as in mean, found {len(self.std)}")
-        if not all(s > 0 for s in self.std):
-            raise ValueError(
-                f"std: expected positive values, found {self.std}; a channel that never changes cannot be "
-                "forecast: drop it from the data or pass it as a static field"
-            )
+    def frame_shape(self, physical: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of a frame in model space."""
+        ...
 
-    def encode(self, frames: Array) -> Array:
-        return (jnp.asarray(frames, jnp.float32) - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+    def fit(self, weights: Weights, context: Frames, observed: Array | None) -> Scale:
+        """What the context of each window decides."""
+        ...
 
-    def decode(self, x: Array) -> Array:
-        return x * jnp.asarray(self.std) + jnp.asarray(self.mean)
+    def encode(self, weights: Weights, frames: Frames, scale: Scale, keys: Keys | None = None) -> Frames:
+        """Physical units, in any dtype, to model space in float32; ``keys`` draw a posterior that has a spread."""
+        ...
+
+    def decode(self, weights: Weights, x: Frames, scale: Scale) -> Frames:
+        """Model space to physical units."""
+        ...
 
 
-def make_codec(name: Literal["standardize", "speed", "identity"], mean: tuple, std: tuple) -> Codec:
-    """The codec of that name; mean and std [c] are those of the training frames, by its convention."""
-    return Identity() if name == "identity" else Standardize(mean, std)
+class CodecOptions(Protocol):
+    """The checked options behind ``config.codec``.
+
+    Attributes:
+      statistics: the convention of mean and deviation that the codec needs of the training frames (see
+        `data.statistics`); None: the data are not read for it.
+    """
+
+    statistics: ClassVar[Literal["channel", "speed"] | None]
+
+    def build(self, data: DataSpec, mean: tuple[float, ...], std: tuple[float, ...]) -> Codec:
+        """The codec for frames of these data; ``mean`` and ``std`` are () where no statistics are needed."""
+        ...
+
+
+#: Name -> options; modules of ``codecs/`` register theirs.
+CODECS: dict[str, type[CodecOptions]] = {}

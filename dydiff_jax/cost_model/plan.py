@@ -5,13 +5,12 @@ compiler, where libtpu is installed, else for as many virtual CPU devices. What 
 collectives is read off that program.
 """
 
-import copy
 import dataclasses
 import importlib.util
-import json
 import math
 import os
 import pathlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,14 +21,17 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
 
 from dydiff_jax import build
-from dydiff_jax.config import Config
+from dydiff_jax.build import Config, Run
 from dydiff_jax.cost_model import hlo, roofline, text, traffic, work
 from dydiff_jax.cost_model.devices import DEVICES, Device
 from dydiff_jax.cost_model.hlo import Collective
+from dydiff_jax.data.card import DataCard
 from dydiff_jax.distributed import global_batch
 from dydiff_jax.distributed import mesh as meshes
+from dydiff_jax.models.network import NetworkOptions
 from dydiff_jax.runs import files
-from dydiff_jax.training import optim, state
+from dydiff_jax.system import Stage, Weights
+from dydiff_jax.training import state
 from dydiff_jax.types import Batch
 
 #: Little code generation, which nobody runs, and the order of instructions that needs the least memory.
@@ -46,7 +48,8 @@ class Step:
 
     Attributes:
       parameters: bytes of parameters.
-      state: bytes of the train state: parameters, moments, moving average, counters.
+      state: bytes of the train state: parameters, moments, EMA, counters.
+      frozen: bytes of the weights of other stages.
       batch: bytes of its part of the batch.
       temporaries: bytes that live within a step: activations, gradients, gathered parameters.
       peak: bytes of all of these together.
@@ -57,6 +60,7 @@ class Step:
 
     parameters: int
     state: int
+    frozen: int
     batch: int
     temporaries: int
     peak: int
@@ -95,37 +99,54 @@ def plan(
         raise ValueError(f"hardware: expected one of {sorted(DEVICES)}, found {hardware!r}")
     config = build.load(raw)
     mesh = virtual_mesh(config, devices)
-    global_batch.check_batch(config.train.batch_size, mesh)
-    card = data_card(config)
-    needed = needed_flops(config, card)
-    programs: dict[str, Step] = {}
-    predictions = {}
-    for name in DEVICES if hardware is None else [hardware]:
-        topology = tpu_topology(DEVICES[name], devices)
-        compiler = f"TPU {topology}" if topology else "CPU"
-        if compiler not in programs:
-            print(f"compiling the train step for {devices} devices with XLA:{compiler} ...", flush=True)
-            programs[compiler] = compile_step(config, card, tpu_mesh(mesh, topology) if topology else mesh)
-        predictions[name] = predict(programs[compiler], DEVICES[name], config, needed, devices) | {
-            "program": compiler
-        }
+    card = build.spec_card(config)
+    for stage in build.build(config, card).stages:
+        global_batch.check_batch(stage.recipe.train.batch_size, mesh)
     found = {
         "method": config.method,
         "size": config.size,
-        "dtype": config.model.dtype,
-        "remat": config.model.remat,
-        "batch_size": config.train.batch_size,
+        "dtype": dtype_of(config),
         "devices": devices,
         "mesh": dict(mesh.shape),
-        "model_flops": needed,
-        "programs": {key: summary(step, mesh) for key, step in programs.items()},
-        "predictions": predictions,
+        "stages": {
+            name: plan_stage(config, card, name, mesh, [hardware] if hardware else list(DEVICES), needed)
+            for name, needed in needed_flops(config, card).items()
+        },
     }
     print(text.text(found), flush=True)
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
-        files.write_text(directory / "plan.json", json.dumps(found, indent=2) + "\n")
+        files.write_json(directory / "plan.json", found)
     return found
+
+
+def plan_stage(
+    config: Config, card: DataCard, name: str, mesh: Mesh, hardware: Sequence[str], needed: int
+) -> dict[str, Any]:
+    """What the step of one stage needs on each kind of hardware, as plan.json holds it."""
+    programs: dict[str, Step] = {}
+    predictions = {}
+    for kind in hardware:
+        topology = tpu_topology(DEVICES[kind], mesh.size)
+        compiler = f"TPU {topology}" if topology else "CPU"
+        chosen = config if topology else with_networks(config, lambda options: options.on_cpu())
+        run = build.build(chosen, card)
+        stage = next(stage for stage in run.stages if stage.name == name)
+        if compiler not in programs:
+            print(
+                f"compiling the train step of stage {name} for {mesh.size} devices with XLA:{compiler} ...",
+                flush=True,
+            )
+            programs[compiler] = compile_step(run, stage, tpu_mesh(mesh, topology) if topology else mesh)
+        predictions[kind] = predict(programs[compiler], DEVICES[kind], config, stage, needed, mesh.size) | {
+            "program": compiler
+        }
+    return {
+        "batch_size": stage.recipe.train.batch_size,
+        "model_flops": needed,
+        "programs": {key: summary(step, mesh) for key, step in programs.items()},
+        "predictions": predictions,
+    }
 
 
 def virtual_mesh(config: Config, devices: int) -> Mesh:
@@ -165,79 +186,89 @@ def tpu_mesh(mesh: Mesh, topology: str) -> Mesh:
     return jax.make_mesh(tuple(mesh.shape.values()), mesh.axis_names, axis_types=kinds, devices=chips)
 
 
-def data_card(config: Config) -> build.DataCard:
-    """What the network must know of the data; statistics are made up, and of simulated data nothing is made."""
-    source = config.data
-    if hasattr(source, "frame_shape"):
-        (*grid, _), fields = source.frame_shape, source.fields
-    else:
-        trajectories = source.load()
-        grid, fields = trajectories.grid, trajectories.fields
-    if config.windows.crop is not None:
-        grid = (config.windows.crop, config.windows.crop)
-    some = (1.0,) * len(fields)
-    return build.DataCard(tuple(fields), "", 1.0, "", mean=some, std=some, grid=tuple(grid))
-
-
-def abstract_batch(config: Config, card: build.DataCard) -> Batch:
+def abstract_batch(run: Run, stage: Stage) -> Batch:
     """The shape of a batch of training windows."""
-    shape = (config.train.batch_size, config.window.num_frames, *card.grid, len(card.fields))
-    return Batch(jax.ShapeDtypeStruct(shape, jnp.float32))
+    spec, window, rows = run.card.spec, run.config.window, stage.recipe.train.batch_size
+
+    def shape(*axes: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows, *axes), jnp.float32)
+
+    return Batch(
+        shape(window.num_frames, *spec.frame_shape),
+        forcings=shape(window.num_frames, len(spec.forcings)) if spec.forcings else None,
+        static=shape(*spec.frame_shape[:-1], len(spec.static)) if spec.static else None,
+    )
 
 
-def needed_flops(config: Config, card: build.DataCard) -> int:
-    """Arithmetic of the model for one batch: forward and backward, nothing computed twice."""
-    experiment = build.build(with_model(config, remat="none", attention="einsum"), card)
+def frozen_shapes(run: Run, stage: Stage) -> Weights:
+    """The shapes of the weights of the stages that a stage needs."""
     key = jax.eval_shape(lambda: jax.random.key(0))
-    params = jax.eval_shape(experiment.init, key)
-    step = jax.value_and_grad(experiment.loss, has_aux=True)
-    return work.model_flops(step, params, abstract_batch(config, card), key)
+    return {
+        other.name: jax.eval_shape(other.objective.init, key)
+        for other in run.stages
+        if other.name in stage.needs
+    }
 
 
-def with_model(config: Config, **options: Any) -> Config:
-    """The config with other options of the network."""
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, **options))
+def needed_flops(config: Config, card: DataCard) -> dict[str, int]:
+    """Arithmetic of the model of each stage for one batch: forward and backward, nothing computed twice."""
+    run = build.build(with_networks(config, lambda options: options.uncached()), card)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    found = {}
+    for stage in run.stages:
+        params = jax.eval_shape(stage.objective.init, key)
+        step = jax.value_and_grad(stage.objective.loss, has_aux=True)
+        arguments = params, frozen_shapes(run, stage), abstract_batch(run, stage), key
+        found[stage.name] = work.model_flops(step, *arguments)
+    return found
 
 
-def in_float16(config: Config) -> Config:
-    """The config with a dtype that no run can choose: XLA:CPU keeps it in 16 bits, and widens bfloat16 to 32."""
-    model = copy.copy(config.model)
-    object.__setattr__(model, "dtype", "float16")
-    return dataclasses.replace(config, model=model)
+def with_networks(config: Config, change: Callable[[NetworkOptions], NetworkOptions]) -> Config:
+    """The config with other options of every network."""
+    networks = {role: change(options) for role, options in config.networks.items()}
+    return dataclasses.replace(config, networks=networks)
 
 
-def compile_step(config: Config, card: build.DataCard, mesh: Mesh) -> Step:
-    """Compiles the train step for a mesh of virtual CPU devices, or of described TPU chips, and reads the program."""
+def compile_step(run: Run, stage: Stage, mesh: Mesh) -> Step:
+    """Compile the train step of a stage for a mesh of virtual CPU devices, or of described TPU chips; read the program.
+
+    ``run`` is built for the platform of the mesh.
+    """
     on_cpu = mesh.devices.flat[0].platform == "cpu"
-    if config.model.attention == "cudnn":
-        config = with_model(config, attention="xla")
-    if on_cpu and config.model.dtype == "bfloat16":
-        config = in_float16(config)
-    experiment = build.build(config, card)
-    optimizer = optim.make_optimizer(config.optimizer, config.train.steps)
     with jax.set_mesh(mesh):
-        abstract = state.abstract_state(
-            lambda: state.init_state(experiment.init, optimizer, config.seed), mesh
-        )
-        step = state.make_train_step(experiment.loss, optimizer, config.ema, config.seed, abstract)
-        lowered = step.lower(abstract, abstract_batch(config, card))
+        abstract = state.abstract_state(stage.objective, stage.recipe, mesh)
+        frozen = {
+            other.name: meshes.abstract_params(other.objective.init, mesh, other.objective.rules)
+            for other in run.stages
+            if other.name in stage.needs
+        }
+        step = state.make_train_step(stage.objective, stage.recipe, abstract, frozen)
+        lowered = step.lower(abstract, frozen, abstract_batch(run, stage))
         compiled = lowered.compile(compiler_options=CPU_COMPILER if on_cpu else None)
     memory, program = compiled.memory_analysis(), compiled.as_text()
     parameters, whole = shard_bytes(abstract.params), shard_bytes(abstract)
     moved = traffic.traffic(program)
     if on_cpu:  # the products, the state read and written, gradients written and read
-        moved = traffic.products(program, jnp.dtype(config.model.dtype).itemsize) + 2 * (whole + parameters)
+        itemsize = jnp.dtype(dtype_of(run.config)).itemsize
+        moved = traffic.products(program, itemsize) + 2 * (whole + parameters)
     used = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    others = shard_bytes(frozen)
     return Step(
         parameters=parameters,
         state=whole,
-        batch=memory.argument_size_in_bytes - whole,
+        frozen=others,
+        batch=memory.argument_size_in_bytes - whole - others,
         temporaries=memory.temp_size_in_bytes,
         peak=used + memory.temp_size_in_bytes,
         flops=hlo.flops(program),
         traffic=moved,
         collectives=hlo.collectives(program),
     )
+
+
+def dtype_of(config: Config) -> str:
+    """The dtype of activations and products of the networks."""
+    return next(iter(config.networks.values())).dtype
 
 
 def shard_bytes(tree: Any) -> int:
@@ -272,11 +303,13 @@ def spread(group: tuple[int, ...], mesh: Mesh) -> str:
     )
 
 
-def predict(step: Step, device: Device, config: Config, needed: int, devices: int) -> dict[str, Any]:
+def predict(
+    step: Step, device: Device, config: Config, stage: Stage, needed: int, devices: int
+) -> dict[str, Any]:
     """The roofline of one device, in seconds, and what follows from it; pairs are perfect overlap and none."""
-    line = roofline.roofline(device, config.model.dtype, step.flops, step.traffic, step.collectives, devices)
+    line = roofline.roofline(device, dtype_of(config), step.flops, step.traffic, step.collectives, devices)
     times = (line.overlapped, line.serial)
-    peak, links = device.peak(config.model.dtype), device.interconnect
+    peak, links = device.peak(dtype_of(config)), device.interconnect
     return {
         "memory": device.memory,
         "fits": step.peak <= device.memory,
@@ -288,5 +321,5 @@ def predict(step: Step, device: Device, config: Config, needed: int, devices: in
         "bound": line.bound,
         "step": times,
         "mfu": tuple(roofline.utilisation(needed, devices, peak, seconds) for seconds in times),
-        "examples_per_second": tuple(config.train.batch_size / seconds for seconds in times),
+        "examples_per_second": tuple(stage.recipe.train.batch_size / seconds for seconds in times),
     }

@@ -30,19 +30,20 @@ def text(found: dict[str, Any]) -> str:
     """Format the contents of plan.json."""
     mesh = " ".join(f"{axis}={count}" for axis, count in found["mesh"].items())
     lines = [
-        f"{found['method']}, size {found['size']}, {found['dtype']}, remat {found['remat']}: batch "
-        f"{found['batch_size']} on {found['devices']} devices, mesh {mesh}",
-        f"model: {found['model_flops']:.4g} FLOPs a step, {found['model_flops'] / found['devices']:.4g} a device",
+        f"{found['method']}, size {found['size']}, {found['dtype']}: {found['devices']} devices, mesh {mesh}"
     ]
-    for compiler, step in found["programs"].items():
+    for name, stage in found["stages"].items():
+        share = stage["model_flops"] / found["devices"]
         lines += [
             "",
-            f"XLA:{compiler}, for each device",
-            *program(step, found["model_flops"] / found["devices"]),
+            f"stage {name}, batch {stage['batch_size']}: the model needs {stage['model_flops']:.4g} FLOPs a step, "
+            f"{share:.4g} a device",
         ]
-        lines += [f"  {CAVEATS[compiler.partition(' ')[0]]}"]
-    lines += ["", *table(found["predictions"]), ROOFLINE]
-    return "\n".join(lines)
+        for compiler, step in stage["programs"].items():
+            lines += ["", f"XLA:{compiler}, for each device", *program(step, share)]
+            lines += [f"  {CAVEATS[compiler.partition(' ')[0]]}"]
+        lines += ["", *table(stage["predictions"])]
+    return "\n".join([*lines, ROOFLINE])
 
 
 def program(step: dict[str, Any], needed: float) -> list[str]:
@@ -50,6 +51,7 @@ def program(step: dict[str, Any], needed: float) -> list[str]:
     rows = [
         ("parameters", step["parameters"]),
         ("train state", step["state"]),
+        *([("frozen weights", step["frozen"])] if step["frozen"] else []),
         ("batch", step["batch"]),
         ("temporaries", step["temporaries"]),
         ("all at the peak", step["peak"]),

@@ -12,7 +12,9 @@ from jaxtyping import Float
 from dydiff_jax.types import Array, Frames
 
 Prediction = Literal["eps", "x0", "v"]
-Amplitude = Float[Array, "b f 1 1 1"]
+
+#: A number for each frame that broadcasts over it, as `over_frames` makes it.
+Amplitude = Float[Array, "b f *#s"]
 
 
 def target(kind: Prediction, y: Frames, noise: Frames, alpha: Amplitude, sigma: Amplitude) -> Frames:

@@ -6,16 +6,16 @@ clean frames and white noise mixed along time (DyDiff, arXiv 2503.00951, eq. 4 a
 
 import abc
 import dataclasses
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Key
+from jaxtyping import Bool, DTypeLike, Float
 
 from dydiff_jax.diffusion import prediction as targets
 from dydiff_jax.diffusion.dynamics import dynamics, inverse_dynamics
 from dydiff_jax.diffusion.schedules import Schedule
-from dydiff_jax.types import Array, Frames, Levels, PerExample, PerFrame
+from dydiff_jax.types import Array, Frames, Keys, Levels, PerExample, PerFrame, over_frames
 
 #: The largest tau at which dividing by an amplitude that vanishes at tau = 1 is still usable (alpha = 0.028).
 SAFE_START = 0.982
@@ -23,105 +23,18 @@ SAFE_START = 0.982
 #: log SNR beyond which a level counts as clean or as pure noise.
 MAX_LOGSNR = 20.0
 
-Keys = Key[Array, "b"]
-
 #: The frames of a window that are corrupted: all but clean context.
-Corrupted = Float[Array, "b g h w c"]
-
-
-@runtime_checkable
-class Process(Protocol):
-    """A corruption of windows of p + k frames, and how to undo it. Every array has the full frame axis."""
-
-    num_context: int
-    num_forecast: int
-
-    @property
-    def num_frames(self) -> int:
-        """Frames of a window, p + k."""
-        ...
-
-    @property
-    def stride(self) -> int:
-        """Frames finished by one pass."""
-        ...
-
-    @property
-    def sliding_rate(self) -> float:
-        """Probability with which training draws a sliding window; 0 where the clock does not distinguish."""
-        ...
-
-    @property
-    def continues_noise(self) -> bool:
-        """Whether frames that enter go on from the noise of the last, so that ``extend`` needs what is missing."""
-        ...
-
-    @property
-    def max_start(self) -> float:
-        """The largest tau from which sampling may start."""
-        ...
-
-    def levels(self, tau: PerExample, sliding: Bool[Array, "b"]) -> Levels:
-        """Clock and mixing: the corruption of each frame at window time tau."""
-        ...
-
-    def logsnr(self, levels: Levels) -> PerFrame:
-        """The unclipped log SNR of each frame, as given to the denoiser."""
-        ...
-
-    def forward(self, x0: Frames, eps: Frames, levels: Levels) -> Frames:
-        """Corrupted frames z, deterministic given eps."""
-        ...
-
-    def target(self, x0: Frames, eps: Frames, levels: Levels) -> Frames:
-        """What the network regresses."""
-        ...
-
-    def recover(self, z: Frames, prediction: Frames, levels: Levels) -> tuple[Frames, Frames]:
-        """(x0, eps) from the network's prediction."""
-        ...
-
-    def residual(self, z: Frames, x0: Frames, levels: Levels) -> Frames:
-        """eps, given another estimate of x0."""
-        ...
-
-    def renewal(self, start: Levels, end: Levels) -> PerFrame:
-        """Share of the noise variance that an ancestral step from start to end draws afresh."""
-        ...
-
-    def frozen(self, start: Levels, end: Levels) -> Bool[Array, "b f"]:
-        """Frames that a step from start to end must leave as they are, bit for bit."""
-        ...
-
-    def noise(self, eps: Frames, levels: Levels) -> Frames:
-        """Mixed noise n = D(eps), 0 on clean context."""
-        ...
-
-    def extend(
-        self,
-        z: Frames,
-        noise: Frames | None,
-        fresh: Frames,
-        levels: Levels,
-        num_new: int,
-        missing: float | Array = 0.0,
-    ) -> Frames:
-        """Drop the oldest num_new frames and let num_new enter at the noisy end, deterministic given fresh.
-
-        Args:
-          z: the window that is finished; its frames move to the front by num_new.
-          noise: the mixed noise of z as estimated in the last step; None starts a window from the prior.
-          fresh: white noise for the frames that enter, of the shape of z.
-          levels: those at which the next pass starts.
-          num_new: frames that enter.
-          missing: E|n - noise|^2 of the last frame, a number or [c]; read where ``continues_noise``.
-        """
-        ...
+Corrupted = Float[Array, "b g *s"]
 
 
 @dataclasses.dataclass(frozen=True)
 class GaussianProcess(abc.ABC):
-    """The mathematics shared by all Gaussian methods, with a synchronous clock.
+    """A corruption of windows of p + k frames of any shape, and how to undo it; the clock is synchronous.
+
+        z = alpha D_gamma(x0) + sigma D_gamma(eps).
+
+    Samplers, rollouts and the loss know a method as this class. A subclass says how frames mix and, where its clock is
+    another, overrides `levels`, `draw`, `stride` and `extend`. Every array has the full frame axis.
 
     With ``context="clean"`` (DyDiff Algorithms 1 and 2) z holds the raw context frames; the data recursion
     runs through them from the oldest, the noise recursion starts undamped at the first forecast frame, and
@@ -134,6 +47,10 @@ class GaussianProcess(abc.ABC):
       num_forecast: k, forecast frames.
       prediction: what the network regresses, in mixed coordinates; v = alpha n - sigma y.
       context: whether context frames are given clean or corrupted like the others.
+      mixes_data: whether D on the data is another map than the identity.
+      mixes_noise: whether D on the noise is another map than the identity.
+      correlated_noise: whether the noise of frames that enter a moving window depends on that of the frames before
+        them, so that `extend` reads the residual variance of its estimate.
 
     Raises:
       ValueError: a number of frames is out of its range.
@@ -147,8 +64,7 @@ class GaussianProcess(abc.ABC):
 
     mixes_data: ClassVar[bool] = False
     mixes_noise: ClassVar[bool] = False
-    sliding_rate: ClassVar[float] = 0.0
-    continues_noise: ClassVar[bool] = False
+    correlated_noise: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.num_context < 0:
@@ -162,10 +78,12 @@ class GaussianProcess(abc.ABC):
 
     @property
     def num_frames(self) -> int:
+        """Frames of a window, p + k."""
         return self.num_context + self.num_forecast
 
     @property
     def stride(self) -> int:
+        """Frames finished by one pass."""
         return self.num_forecast
 
     @property
@@ -175,7 +93,10 @@ class GaussianProcess(abc.ABC):
 
     @property
     def max_start(self) -> float:
-        """1, or 0.982 where an eps prediction would be divided by alpha(1) = 0."""
+        """The largest tau from which sampling may start.
+
+        1, or 0.982 where an eps prediction would be divided by alpha(1) = 0.
+        """
         with jax.ensure_compile_time_eval():
             no_signal = bool(self.schedule.alpha(jnp.ones(())) == 0)
         return SAFE_START if self.prediction == "eps" and no_signal else 1.0
@@ -191,46 +112,67 @@ class GaussianProcess(abc.ABC):
         t = jnp.where(jnp.arange(self.num_frames) < self.num_clean, 0, window)
         return Levels(t, self.mixing(window), t > 0)
 
+    def draw(self, keys: Keys, dtype: DTypeLike = jnp.float32) -> Levels:
+        """The levels of training examples: tau ~ U(0, 1], each from its own key (Ho et al. 2020, Algorithm 1).
+
+        Args:
+          keys: those of the examples; of the three keys in `example_keys` the first gives tau.
+          dtype: of t and gamma.
+        """
+        tau = window_times(keys, dtype)
+        return self.levels(tau, jnp.zeros(tau.shape, bool))
+
     def logsnr(self, levels: Levels) -> PerFrame:
+        """The unclipped log SNR of each frame, as given to the denoiser."""
         return self.schedule.logsnr(levels.t)
 
     def forward(self, x0: Frames, eps: Frames, levels: Levels) -> Frames:
-        """z = alpha D(x0) + sigma D(eps); clean context frames stay raw."""
-        alpha, sigma = self._amplitudes(levels)
+        """Corrupt frames, z = alpha D(x0) + sigma D(eps), deterministic given eps; clean context frames stay raw."""
+        alpha, sigma = self._amplitudes(levels, x0)
         z = alpha * self._mix_data(x0, levels) + sigma * self._mix_noise(eps, levels)
         return self._after_clean(x0, z)
 
     def target(self, x0: Frames, eps: Frames, levels: Levels) -> Frames:
-        """n, y or alpha n - sigma y; 0 on clean context."""
+        """What the network regresses: n, y or alpha n - sigma y; 0 on clean context."""
         y, noise = self._mix_data(x0, levels), self._mix_noise(eps, levels)
-        wanted = targets.target(self.prediction, y, noise, *self._amplitudes(levels))
+        wanted = targets.target(self.prediction, y, noise, *self._amplitudes(levels, x0))
         return self._after_clean(jnp.zeros_like(x0), wanted)
 
     def recover(self, z: Frames, prediction: Frames, levels: Levels) -> tuple[Frames, Frames]:
-        """(x0, eps): solve for (y, n) and unmix both. Frames at t = 0 are kept; eps is 0 on clean context."""
+        """(x0, eps) from the network's prediction: solve for (y, n) and unmix both.
+
+        Frames at t = 0 are kept; eps is 0 on clean context.
+        """
         corrupted = slice(self.num_clean, None)
-        amplitudes = self._amplitudes(levels)
+        amplitudes = self._amplitudes(levels, z)
         y, noise = targets.recover(self.prediction, z[:, corrupted], prediction[:, corrupted], *amplitudes)
         x0 = self._after_clean(z, self._unmix_data(y, z, levels))
         return x0, self._after_clean(jnp.zeros_like(z), self._unmix_noise(noise, levels))
 
     def residual(self, z: Frames, x0: Frames, levels: Levels) -> Frames:
-        """eps = D^-1(n), n = (z - alpha D(x0)) / sigma, and n = 0 where sigma = 0."""
+        """eps = D^-1(n) for another estimate of x0: n = (z - alpha D(x0)) / sigma, and n = 0 where sigma = 0."""
         y = self._mix_data(x0, levels)
-        noise = targets.residual(z[:, self.num_clean :], y, *self._amplitudes(levels))
+        noise = targets.residual(z[:, self.num_clean :], y, *self._amplitudes(levels, z))
         return self._after_clean(jnp.zeros_like(z), self._unmix_noise(noise, levels))
 
-    def renewal(self, start: Levels, end: Levels) -> PerFrame:
-        """1 - SNR_start / SNR_end (the DDPM posterior: Ho et al. 2020, eq. 7); 0 where t does not fall."""
+    def refresh_fraction(self, start: Levels, end: Levels) -> PerFrame:
+        """Share of the noise variance that an ancestral step from start to end draws afresh.
+
+        1 - SNR_start / SNR_end (the DDPM posterior: Ho et al. 2020, eq. 7); 0 where t does not fall.
+        """
         before, after = (jnp.clip(self.logsnr(x), -MAX_LOGSNR, MAX_LOGSNR) for x in (start, end))
         return jnp.where(start.t > end.t, -jnp.expm1(before - after), 0)
 
     def frozen(self, start: Levels, end: Levels) -> Bool[Array, "b f"]:
-        """t = s = 0; without mixing, where a frame does not see its neighbours, t = s."""
+        """Frames that a step from start to end leaves as they are, bit for bit.
+
+        t = s = 0; without mixing, where a frame does not see its neighbours, t = s.
+        """
         still = start.t == end.t
         return still & (end.t == 0) if self.mixes_data or self.mixes_noise else still
 
     def noise(self, eps: Frames, levels: Levels) -> Frames:
+        """Mixed noise n = D(eps), 0 on clean context."""
         return self._after_clean(jnp.zeros_like(eps), self._mix_noise(eps, levels))
 
     def extend(
@@ -240,9 +182,19 @@ class GaussianProcess(abc.ABC):
         fresh: Frames,
         levels: Levels,
         num_new: int,
-        missing: float | Array = 0.0,
+        residual_variance: float | Array = 0.0,
     ) -> Frames:
-        """The next window: its context, where that is clean, from z; then the prior D_gamma(fresh).
+        """The next window, deterministic given fresh: the oldest num_new frames leave, as many enter at the noisy end.
+
+        Here its context, where that is clean, from z; then the prior D_gamma(fresh).
+
+        Args:
+          z: the window that is finished; its frames move to the front by num_new.
+          noise: the mixed noise of z as estimated in the last step; None starts a window from the prior.
+          fresh: white noise for the frames that enter, of the shape of z.
+          levels: those at which the next pass starts.
+          num_new: frames that enter.
+          residual_variance: E|n - noise|^2 of the last frame, a number or [c]; read where ``correlated_noise``.
 
         Raises:
           ValueError: num_new is not k, the frames of a window that starts anew.
@@ -251,8 +203,8 @@ class GaussianProcess(abc.ABC):
             raise ValueError(f"num_new: expected {self.num_forecast} frames, found {num_new}")
         return self._after_clean(jnp.roll(z, -num_new, axis=1), self._mix_noise(fresh, levels))
 
-    def _amplitudes(self, levels: Levels) -> tuple[targets.Amplitude, targets.Amplitude]:
-        t = levels.t[:, self.num_clean :, None, None, None]
+    def _amplitudes(self, levels: Levels, like: Frames) -> tuple[targets.Amplitude, targets.Amplitude]:
+        t = over_frames(levels.t[:, self.num_clean :], like)
         return self.schedule.alpha(t), self.schedule.sigma(t)
 
     def _after_clean(self, clean: Frames, corrupted: Corrupted) -> Frames:
@@ -280,3 +232,18 @@ class GaussianProcess(abc.ABC):
 def white_noise(keys: Keys, like: Frames) -> Frames:
     """Standard normal noise of the shape and dtype of ``like``, each example from its own key."""
     return jax.vmap(lambda key: jax.random.normal(key, like.shape[1:], like.dtype))(keys)
+
+
+def example_keys(keys: Keys) -> tuple[Keys, Keys, Keys]:
+    """The keys of an example's window time, of its kind of window and of its noise, which are independent."""
+    return tuple(jax.vmap(jax.random.split, (0, None))(keys, 3).T)
+
+
+def window_times(keys: Keys, dtype: DTypeLike) -> PerExample:
+    """tau ~ U(0, 1] of each example, from the first of `example_keys`."""
+    return 1 - uniform(example_keys(keys)[0], dtype)
+
+
+def uniform(keys: Keys, dtype: DTypeLike) -> PerExample:
+    """A number in [0, 1) from each key."""
+    return jax.vmap(lambda key: jax.random.uniform(key, (), dtype))(keys)

@@ -5,11 +5,11 @@ from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, DTypeLike, Float
 
-from dydiff_jax.diffusion.process import Corrupted
+from dydiff_jax.diffusion.process import Corrupted, example_keys, uniform, window_times
 from dydiff_jax.diffusion.standard import Standard
-from dydiff_jax.types import Array, Frames, Levels, PerExample
+from dydiff_jax.types import Array, Frames, Keys, Levels, PerExample
 
 Clock = Literal["lin", "init", "init_rescaled"]
 
@@ -17,7 +17,7 @@ Clock = Literal["lin", "init", "init_rescaled"]
 def local_times(
     tau: Float[Array, "*batch"], window: int, num_clean: int, kind: Clock
 ) -> Float[Array, "*batch window"]:
-    """The time of each frame of a window (Rolling Diffusion, eq. 8 and appendix G), context frames at 0.
+    """The local time of each frame of a window (Rolling Diffusion, eq. 8 and appendix G), context frames at 0.
 
     With u = (w - m)/(W - m) for frame w = 0 ... W - 1 of which m are clean,
 
@@ -102,9 +102,10 @@ class Rolling(Standard):
     def stride(self) -> int:
         return 1
 
-    @property
-    def sliding_rate(self) -> float:
-        return self.p_lin
+    def draw(self, keys: Keys, dtype: DTypeLike = jnp.float32) -> Levels:
+        """tau ~ U(0, 1], and a sliding window with probability ``p_lin``, drawn apart from the second key."""
+        sliding = uniform(example_keys(keys)[1], dtype) < self.p_lin
+        return self.levels(window_times(keys, dtype), sliding)
 
     def levels(self, tau: PerExample, sliding: Bool[Array, "b"]) -> Levels:
         """A time for each frame, and gamma of that time, so 1 on the context.
@@ -115,8 +116,8 @@ class Rolling(Standard):
         begin, slide = local_times(tau, *shape, self.clock), local_times(tau, *shape, "lin")
         t = jnp.where(sliding[:, None], slide, begin)
         u = local_times(jnp.zeros_like(tau), *shape, "lin")
-        waiting = ~sliding[:, None] & (u + tau[:, None] > 1) & (self.clock == "init")
-        return Levels(t, self.mixing(t), (t > 0) & ~waiting)
+        saturated = ~sliding[:, None] & (u + tau[:, None] > 1) & (self.clock == "init")
+        return Levels(t, self.mixing(t), (t > 0) & ~saturated)
 
     def extend(
         self,
@@ -125,15 +126,16 @@ class Rolling(Standard):
         fresh: Frames,
         levels: Levels,
         num_new: int,
-        missing: float | Array = 0.0,
+        residual_variance: float | Array = 0.0,
     ) -> Frames:
         """Drop the oldest num_new frames; as many of pure noise enter behind the last."""
         if noise is None:
-            return super().extend(z, noise, fresh, levels, num_new, missing)
-        return jnp.concatenate(
-            [z[:, num_new:], self._entering(noise, fresh[:, -num_new:], levels, missing)], axis=1
-        )
+            return super().extend(z, noise, fresh, levels, num_new, residual_variance)
+        entering = self._entering(noise, fresh[:, -num_new:], levels, residual_variance)
+        return jnp.concatenate([z[:, num_new:], entering], axis=1)
 
-    def _entering(self, noise: Frames, fresh: Corrupted, levels: Levels, missing: float | Array) -> Corrupted:
+    def _entering(
+        self, noise: Frames, fresh: Corrupted, levels: Levels, residual_variance: float | Array
+    ) -> Corrupted:
         """The noise of the frames that enter."""
         return fresh

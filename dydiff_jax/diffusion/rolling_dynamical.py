@@ -9,7 +9,7 @@ from dydiff_jax.diffusion.dynamical import MAX_ETA, Dynamical
 from dydiff_jax.diffusion.dynamics import dynamics
 from dydiff_jax.diffusion.process import Corrupted
 from dydiff_jax.diffusion.rolling import Rolling
-from dydiff_jax.types import Array, Denoiser, Frames, Levels, PerExample, PerFrame
+from dydiff_jax.types import Array, Denoiser, Frames, Levels, PerExample, PerFrame, over_frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,9 +18,9 @@ class RollingDynamical(Dynamical, Rolling):
 
     Context frames have gamma(0) = 1, which leaves the joint law of a window as it is when the window moves on. A
     frame that enters must be correlated with the noise of the frame before it, which is known only by its estimate
-    n_hat; with missing = E|n - n_hat|^2,
+    n_hat; with the residual variance r = E|n - n_hat|^2,
 
-        n_new = sqrt(1 - gamma(1)) (n_hat + sqrt(missing) xi') + sqrt(gamma(1)) xi.
+        n_new = sqrt(1 - gamma(1)) (n_hat + sqrt(r) xi') + sqrt(gamma(1)) xi.
 
     n_hat is one step old when the window moves on, so a rollout is of first order in the step for every sampler.
 
@@ -38,40 +38,44 @@ class RollingDynamical(Dynamical, Rolling):
         super().__post_init__()
 
     @property
-    def continues_noise(self) -> bool:
+    def correlated_noise(self) -> bool:
         return self.mixes_noise
 
-    def renewal(self, start: Levels, end: Levels) -> PerFrame:
+    def refresh_fraction(self, start: Levels, end: Levels) -> PerFrame:
         """min(1 - SNR_start / SNR_end, 4 pi (t - s)); the first where noise is not mixed.
 
         Without the cap the last steps of a frame would draw a share of its noise afresh that does not fall with the
         size of a step, and pass it on to its neighbours.
         """
-        share = super().renewal(start, end)
+        share = super().refresh_fraction(start, end)
         cap = 4 * jnp.pi * jnp.maximum(start.t - end.t, 0)
         return jnp.minimum(share, cap) if self.mixes_noise else share
 
-    def missing_variance(
+    def residual_variance(
         self, denoise: Denoiser, x0: Frames, eps: Frames, tau: PerExample
     ) -> Float[Array, "c"]:
-        """E|n - n_hat|^2 of the last frame of sliding windows at time tau, the mean over windows and grid.
+        """E|n - n_hat|^2 of the last frame of sliding windows at time tau, the mean over windows and all
+        axes of a frame but the last.
 
         Args:
           denoise: (z, logsnr) to the prediction.
-          x0: clean windows [b, p + k, h, w, c].
+          x0: clean windows [b, p + k, *s, c].
           eps: white noise of the same shape.
           tau: [b], the start of the last step before the window moves on.
         """
         levels = self.levels(tau, jnp.ones(tau.shape, bool))
         z = self.forward(x0, eps, levels)
         _, estimate = self.recover(z, denoise(z, self.logsnr(levels)), levels)
-        return jnp.mean(self.noise(eps - estimate, levels)[:, -1] ** 2, axis=(0, 1, 2))
+        error = self.noise(eps - estimate, levels)[:, -1]
+        return jnp.mean(error**2, axis=tuple(range(error.ndim - 1)))
 
-    def _entering(self, noise: Frames, fresh: Corrupted, levels: Levels, missing: float | Array) -> Corrupted:
+    def _entering(
+        self, noise: Frames, fresh: Corrupted, levels: Levels, residual_variance: float | Array
+    ) -> Corrupted:
         """The chain goes on from n_hat; xi' and xi are one white noise of the sum of their variances."""
         if not self.mixes_noise:
             return fresh
         gamma = levels.gamma[:, -fresh.shape[1] :]
-        first = gamma[:, :1, None, None, None]
-        fresh = jnp.asarray(fresh).at[:, :1].multiply(jnp.sqrt(1 + (1 - first) / first * missing))
+        first = over_frames(gamma[:, :1], fresh)
+        fresh = jnp.asarray(fresh).at[:, :1].multiply(jnp.sqrt(1 + (1 - first) / first * residual_variance))
         return dynamics(fresh, gamma, initial=noise[:, -1])

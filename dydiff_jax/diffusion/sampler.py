@@ -1,4 +1,4 @@
-"""Samplers: a scan over a grid of levels, each step one network evaluation and one update of (x0, eps)."""
+"""Samplers: a scan over levels, each step one network evaluation and one update of (x0, eps)."""
 
 import dataclasses
 from typing import Literal, NamedTuple
@@ -6,13 +6,16 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float
 
-from dydiff_jax.diffusion.process import Keys, Process, white_noise
-from dydiff_jax.types import Array, Denoiser, Frames, Levels, PerFrame
+from dydiff_jax.diffusion.process import GaussianProcess, white_noise
+from dydiff_jax.types import Array, Denoiser, Frames, Keys, Levels, PerFrame, over_frames
 
-#: Discrete times of the released grid; index i of its table is t = (i + 1) / 1000.
+#: Discrete times of the released sampler; index i of its table is t = (i + 1) / 1000.
 RELEASED_TIMES = 1000
+
+#: The clean context of a window.
+Context = Float[Array, "b p *s"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,15 +25,16 @@ class Sampler:
     A step from t to s is (x0, eps) = recover(z, prediction); eps' from eps; z_s = forward(x0, eps', s), where
 
     * "ddim": eps' = eps (Song et al. 2021, eq. 12 with sigma = 0; DyDiff Algorithm 2). First order.
-    * "ancestral": eps' = sqrt(1 - rho^2) eps + rho xi with fresh white xi, rho^2 = churn^2 renewal(t, s). At
-      churn = 1 the DDPM posterior, and its twin through D for mixed frames (DyDiff Theorem 2). First order.
+    * "ancestral": eps' = sqrt(1 - rho^2) eps + rho xi with fresh white xi, rho^2 = churn^2
+      refresh_fraction(t, s). At churn = 1 the DDPM posterior, and its twin through D for mixed frames (DyDiff
+      Theorem 2). First order.
     * "dpmpp_2m": x0 extrapolated from this and the last evaluation, eps' the residual noise (Lu et al. 2022,
       DPM-Solver++(2M), with the extrapolation in t). Second order, deterministic.
 
     Attributes:
-      method: the update.
-      steps: N, network evaluations that every frame receives: those of a window whose frames share one time.
-      grid: "uniform" in t from the largest start of the process to 0; or "released", t = (i + 1)/1000 for
+      name: of the update.
+      nfe: N, network evaluations that every frame receives: those of a window whose frames share one time.
+      timesteps: "uniform" in t from the largest start of the process to 0; or "released", t = (i + 1)/1000 for
         i = 1, 1 + 1000/N, 1 + 2000/N, ... downwards (0.982 first at N = 50), then 0.
       churn: strength of the fresh noise in [0, 1]; read by "ancestral" only.
 
@@ -38,53 +42,53 @@ class Sampler:
       ValueError: a field is out of its range.
     """
 
-    method: Literal["ddim", "ancestral", "dpmpp_2m"] = "ddim"
-    steps: int = 50
-    grid: Literal["uniform", "released"] = "uniform"
+    name: Literal["ddim", "ancestral", "dpmpp_2m"] = "ddim"
+    nfe: int = 50
+    timesteps: Literal["uniform", "released"] = "uniform"
     churn: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.method not in ("ddim", "ancestral", "dpmpp_2m"):
-            raise ValueError(f'method: expected "ddim", "ancestral" or "dpmpp_2m", found "{self.method}"')
-        if self.grid not in ("uniform", "released"):
-            raise ValueError(f'grid: expected "uniform" or "released", found "{self.grid}"')
-        if self.steps < 1:
-            raise ValueError(f"steps: expected at least 1, found {self.steps}")
-        if self.grid == "released" and (RELEASED_TIMES % self.steps or self.steps == RELEASED_TIMES):
+        if self.name not in ("ddim", "ancestral", "dpmpp_2m"):
+            raise ValueError(f'name: expected "ddim", "ancestral" or "dpmpp_2m", found "{self.name}"')
+        if self.timesteps not in ("uniform", "released"):
+            raise ValueError(f'timesteps: expected "uniform" or "released", found "{self.timesteps}"')
+        if self.nfe < 1:
+            raise ValueError(f"nfe: expected at least 1, found {self.nfe}")
+        if self.timesteps == "released" and (RELEASED_TIMES % self.nfe or self.nfe == RELEASED_TIMES):
             raise ValueError(
-                f"steps: the released grid needs a proper divisor of {RELEASED_TIMES}, found {self.steps}"
+                f"nfe: the released timesteps need a proper divisor of {RELEASED_TIMES}, found {self.nfe}"
             )
         if not 0 <= self.churn <= 1:
             raise ValueError(f"churn: expected a strength in [0, 1], found {self.churn}")
 
     def taus(self, start: float = 1.0) -> Float[np.ndarray, "n"]:
-        """Window times [steps + 1], float64, decreasing to 0; the uniform grid begins at ``start``."""
-        if self.grid == "uniform":
-            return start * np.linspace(1.0, 0.0, self.steps + 1)
-        indices = 1 + np.arange(0, RELEASED_TIMES, RELEASED_TIMES // self.steps)
+        """Window times [nfe + 1], float64, decreasing to 0; uniform ones begin at ``start``."""
+        if self.timesteps == "uniform":
+            return start * np.linspace(1.0, 0.0, self.nfe + 1)
+        indices = 1 + np.arange(0, RELEASED_TIMES, RELEASED_TIMES // self.nfe)
         return np.append((indices[::-1] + 1) / RELEASED_TIMES, 0.0)
 
 
-def grid_for(process: Process, sampler: Sampler) -> Float[np.ndarray, "n"]:
-    """The grid of a sampler for a process, [steps + 1].
+def timesteps_for(process: GaussianProcess, sampler: Sampler) -> Float[np.ndarray, "n"]:
+    """The window times of a sampler for a process, [nfe + 1].
 
     Raises:
-      ValueError: the grid starts above the process's max_start.
+      ValueError: they start above the process's max_start.
     """
     taus = sampler.taus(process.max_start)
     if taus[0] > process.max_start:
         raise ValueError(
-            f"grid: expected a start at tau <= {process.max_start} for this process, found {taus[0]}; "
-            "take fewer steps or the uniform grid"
+            f"timesteps: expected a start at tau <= {process.max_start} for this process, found {taus[0]}; "
+            'take a smaller nfe, or "uniform"'
         )
     return taus
 
 
-class State(NamedTuple):
+class SamplerState(NamedTuple):
     """What a sampler carries: the frames, and the last estimate of (x0, eps) with the levels it was made at.
 
     Attributes:
-      z: corrupted frames [b, p + k, h, w, c].
+      z: corrupted frames [b, p + k, *s].
       x0: the last estimate, of the same shape.
       eps: the last estimate, before any fresh noise.
       levels: of the last estimate; the present ones where there is no estimate yet. A window that moved on keeps
@@ -97,7 +101,7 @@ class State(NamedTuple):
     levels: Levels
 
 
-class Steps(NamedTuple):
+class TimeSteps(NamedTuple):
     """Steps of a sampler.
 
     Attributes:
@@ -111,13 +115,13 @@ class Steps(NamedTuple):
     end: Array
 
 
-def steps_of(taus: Float[Array, "n"], first: int | Array = 0) -> Steps:
+def time_steps(taus: Float[Array, "n"], first: int | Array = 0) -> TimeSteps:
     """The steps from taus[0] to taus[-1], numbered from ``first``."""
-    return Steps(first + jnp.arange(len(taus) - 1), taus[:-1], taus[1:])
+    return TimeSteps(first + jnp.arange(len(taus) - 1), taus[:-1], taus[1:])
 
 
 def sample(
-    keys: Keys, process: Process, denoise: Denoiser, context: Float[Array, "b p h w c"], sampler: Sampler
+    keys: Keys, process: GaussianProcess, denoise: Denoiser, context: Context, sampler: Sampler
 ) -> Frames:
     """Draw one forecast for each example: N evaluations of ``denoise``, which is traced once.
 
@@ -126,15 +130,15 @@ def sample(
         sampled apart.
       process: the corruption.
       denoise: (z, logsnr) to the prediction, its conditions bound.
-      context: clean frames [b, p, h, w, c]; a process that corrupts its context reads only their shape.
-      sampler: method and grid.
+      context: clean frames [b, p, *s]; a process that corrupts its context reads only their shape.
+      sampler: the update and its window times.
 
     Returns:
-      [b, p + k, h, w, c], in the dtype of context: the context (as given, or sampled if corrupted), then the
+      [b, p + k, *s], in the dtype of context: the context (as given, or sampled if corrupted), then the
       forecast.
 
     Raises:
-      ValueError: context has another number of frames than the process, or the grid starts too high for it.
+      ValueError: context has another number of frames than the process, or sampling starts too high for it.
     """
     check_context(process, context)
     if process.stride != process.num_forecast:
@@ -142,13 +146,13 @@ def sample(
             f"process: expected one that finishes its {process.num_forecast} frames together, found a stride of "
             f"{process.stride}; use rollout.py"
         )
-    taus = jnp.asarray(grid_for(process, sampler), context.dtype)
+    taus = jnp.asarray(timesteps_for(process, sampler), context.dtype)
     noise_keys, step_keys = split_keys(keys)
     state = begin(noise_keys, process, context, taus[0])
-    return integrate(step_keys, process, denoise, state, steps_of(taus), sampler).z
+    return integrate(step_keys, process, denoise, state, time_steps(taus), sampler).z
 
 
-def check_context(process: Process, context: Float[Array, "b p h w c"]) -> None:
+def check_context(process: GaussianProcess, context: Context) -> None:
     """Raises ValueError unless context has as many frames as the process asks for."""
     if context.shape[1] != process.num_context:
         raise ValueError(f"context: expected {process.num_context} frames, found shape {context.shape}")
@@ -159,34 +163,34 @@ def split_keys(keys: Keys) -> tuple[Keys, Keys]:
     return tuple(jax.vmap(jax.random.split)(keys).T)
 
 
-def begin(noise_keys: Keys, process: Process, context: Float[Array, "b p h w c"], tau: Array) -> State:
+def begin(noise_keys: Keys, process: GaussianProcess, context: Context, tau: Array) -> SamplerState:
     """The context, then the prior at window time tau."""
     batch = context.shape[0]
     levels = process.levels(jnp.full((batch,), tau, context.dtype), jnp.zeros((batch,), bool))
     room = jnp.zeros((batch, process.num_forecast, *context.shape[2:]), context.dtype)
     window = jnp.concatenate([room, context], axis=1)
     z = process.extend(window, None, white_noise(noise_keys, window), levels, process.num_forecast)
-    return State(z, jnp.zeros_like(z), jnp.zeros_like(z), levels)
+    return SamplerState(z, jnp.zeros_like(z), jnp.zeros_like(z), levels)
 
 
 def integrate(
     keys: Keys,
-    process: Process,
+    process: GaussianProcess,
     denoise: Denoiser,
-    state: State,
-    steps: Steps,
+    state: SamplerState,
+    steps: TimeSteps,
     sampler: Sampler,
     sliding: Bool[Array, ""] | bool = False,
-) -> State:
-    """Carry frames along any decreasing grid of window times, in one ``lax.scan``.
+) -> SamplerState:
+    """Carry frames along any decreasing window times, in one ``lax.scan``.
 
     Args:
       keys: a typed key for each example.
       process: the corruption.
       denoise: (z, logsnr) to the prediction.
       state: frames at the first of the times. A state returned by an earlier call continues its history.
-      steps: window times; the grid of ``sampler`` is not read.
-      sampler: method and churn.
+      steps: window times; those of ``sampler`` are not read.
+      sampler: the update and its churn.
       sliding: whether the window slides, which a synchronous clock does not read.
 
     Returns:
@@ -200,7 +204,7 @@ def integrate(
         end = process.levels(jnp.broadcast_to(inputs.end, (batch,)), sliding)
         prediction = denoise(state.z, process.logsnr(start)).astype(state.z.dtype)
         fresh = jnp.zeros_like(state.z)
-        if sampler.method == "ancestral":
+        if sampler.name == "ancestral":
             fresh = white_noise(fold(keys, inputs.number), state.z)
         return update(process, sampler, state, prediction, fresh, start, end), None
 
@@ -213,26 +217,27 @@ def fold(keys: Keys, number: Array) -> Keys:
 
 
 def update(
-    process: Process,
+    process: GaussianProcess,
     sampler: Sampler,
-    state: State,
+    state: SamplerState,
     prediction: Frames,
     fresh: Frames,
     start: Levels,
     end: Levels,
-) -> State:
+) -> SamplerState:
     """One step between levels, given the prediction at ``start`` and, for "ancestral", fresh white noise."""
     x0, estimate = process.recover(state.z, prediction, start)
     best, eps = x0, estimate
-    if sampler.method == "ancestral":
-        rho2 = sampler.churn**2 * _over_pixels(process.renewal(start, end))
+    if sampler.name == "ancestral":
+        rho2 = sampler.churn**2 * over_frames(process.refresh_fraction(start, end), fresh)
         eps = jnp.sqrt(1 - rho2) * eps + jnp.sqrt(rho2) * fresh
-    if sampler.method == "dpmpp_2m":
-        weight = _over_pixels(_extrapolation(state.levels.t, start.t, end.t))
+    if sampler.name == "dpmpp_2m":
+        weight = over_frames(_extrapolation(state.levels.t, start.t, end.t), x0)
         best = (1 + weight) * x0 - weight * state.x0
         eps = process.residual(state.z, best, start)
-    z = jnp.where(_over_pixels(process.frozen(start, end)), state.z, process.forward(best, eps, end))
-    return State(z, x0, estimate, start)
+    frozen = over_frames(process.frozen(start, end), state.z)
+    z = jnp.where(frozen, state.z, process.forward(best, eps, end))
+    return SamplerState(z, x0, estimate, start)
 
 
 def _extrapolation(previous: PerFrame, t: PerFrame, s: PerFrame) -> PerFrame:
@@ -243,7 +248,3 @@ def _extrapolation(previous: PerFrame, t: PerFrame, s: PerFrame) -> PerFrame:
     """
     usable = (previous - t > 0.01 * (t - s)) & (s > 0)
     return jnp.where(usable, 0.5 * (t - s) / jnp.where(usable, previous - t, 1), 0)
-
-
-def _over_pixels(per_frame: Shaped[Array, "b f"]) -> Shaped[Array, "b f 1 1 1"]:
-    return per_frame[:, :, None, None, None]

@@ -148,3 +148,7 @@ def gamma_bar(alpha_bar: Times, eta: float) -> Times:
     """The mixing weight gamma = eta alpha_bar + 1 - eta of DyDiff; exactly 1 at alpha_bar = 1 or eta = 0."""
     strength = jnp.asarray(eta, alpha_bar.dtype)  # in this dtype eta + (1 - eta) rounds to 1
     return strength * alpha_bar + (1 - strength)
+
+
+#: Name -> schedule, as ``config.system.schedule.name`` chooses it.
+SCHEDULES: dict[str, type[Schedule]] = {"cosine": Cosine, "linear_beta": LinearBeta}

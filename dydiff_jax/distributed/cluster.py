@@ -8,16 +8,7 @@
 | Cloud TPU pod, GKE slice, multislice | several workers or slices | jax |
 | anywhere else; ``JAX_NUM_PROCESSES=1`` | | one process |
 
-How a run ends, for those who start it (files in ``launch/``):
-
-| exit status | meaning | run the same command again |
-|---|---|---|
-| 0 | done | no |
-| 1 | refused or failed; the message says why | no |
-| 75 | saved on SIGTERM | yes |
-| 143 | SIGTERM outside training; what was saved stays | yes |
-| 76 | nothing moved for too long, or the other processes were not found | yes, a few times in a row |
-| 134, 137 | another process was lost, or this one was killed | yes, a few times in a row |
+How a run ends, for those who start it (files in ``launch/``): `runs.exit_codes`.
 """
 
 import os

@@ -1,6 +1,7 @@
-"""Several processes, one run: what only the first does, and what all must know.
+"""Several processes, one run: what only process 0 does, and what all must know.
 
-`on_main` and `gather_to_host` are collectives where there are several processes: all of them call these, in the same order.
+`on_main` and `gather_to_host` are collectives where there are several processes: all of them call these, in the same
+order.
 """
 
 import contextlib
@@ -16,26 +17,28 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
+from dydiff_jax.runs import exit_codes
+
 T = TypeVar("T")
 
 
 class RemoteError(RuntimeError):
-    """What another process tells of its error."""
+    """Raised on the other processes when process 0 fails."""
 
 
 def is_main() -> bool:
-    """Whether this process writes files and speaks to the user. Never guards a collective."""
+    """Whether this process writes files and prints. Never guards a collective."""
     return jax.process_index() == 0
 
 
 def on_main(act: Callable[[], T]) -> T:
-    """Runs ``act`` on the first process; every process returns what it returned, or raises if it raised.
+    """Run ``act`` on process 0; every process returns what it returned, or raises if it raised.
 
     Args:
       act: makes files, or looks at them, and returns something that JSON holds.
 
     Raises:
-      RemoteError: on the other processes, with the message of the error that the first one raises.
+      RemoteError: on the other processes, with the message of the error that process 0 raises.
     """
     if jax.process_count() == 1:
         return act()
@@ -54,13 +57,13 @@ def on_main(act: Callable[[], T]) -> T:
 
 
 def print_main(text: str) -> None:
-    """Prints once for all processes."""
+    """Print once for all processes."""
     if is_main():
         print(text, flush=True)
 
 
 def _broadcast(text: bytes) -> bytes:
-    """The first process's bytes, on every process."""
+    """The bytes of process 0, on every process."""
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
     padded = np.frombuffer(text.ljust(size)[:size], np.uint8)
     return np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes()
@@ -75,7 +78,7 @@ def gather_to_host(x: jax.Array) -> np.ndarray:
 
 @contextlib.contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Ends the process with the message of an error that is not a defect of the program.
+    """Print an expected error without a traceback and exit with status 1.
 
     One of several processes leaves at once, whatever the error: to wait for the others, as Python does at its end,
     would take minutes.
@@ -99,5 +102,5 @@ def exit_on_user_error() -> Iterator[None]:
 
 def _leave() -> None:
     if jax.distributed.is_initialized():
-        os._exit(1)
-    sys.exit(1)
+        os._exit(exit_codes.FAILED)
+    sys.exit(exit_codes.FAILED)

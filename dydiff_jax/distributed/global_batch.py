@@ -28,7 +28,7 @@ def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
 
 
 def assemble(local: Batch, rows: Sequence[int], batch_size: int, mesh: Mesh) -> Batch:
-    """The global batch, sharded by `sharding.BATCH_SPEC`.
+    """The global batch, sharded by `mesh.BATCH_SPEC`.
 
     Args:
       local: the rows that this process read, in numpy.

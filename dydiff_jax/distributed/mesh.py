@@ -1,13 +1,15 @@
-"""Where every array of a training run lives on the device mesh.
+"""The device mesh, and the sharding of every array of a training run on it.
 
 The mesh has three axes. A batch is split over ``data`` and ``fsdp``; a parameter is split over ``fsdp``
-(memory) and ``tensor`` (width), by the table `placement.RULES`. One device is a mesh of one: there is one code path.
+(memory) and ``tensor`` (width), by the rules of the module that it belongs to. One device is a mesh of one: there is
+one code path.
 
 Only the channel dimensions of a kernel are ever split. Splitting the space or time dimension of a convolution
 makes XLA scale its kernel gradient by the size of any idle mesh axis, without a word.
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +18,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dydiff_jax.distributed.rules import BATCH_AXES, leaf_spec
+from dydiff_jax.system import Rule
+from dydiff_jax.types import Params
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -80,11 +84,20 @@ def leaf_name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def state_shardings(abstract: Any, mesh: Mesh) -> Any:
+def state_shardings(abstract: Any, mesh: Mesh, rules: Sequence[Rule]) -> Any:
     """A tree of shardings for a tree of shapes: parameters, or a whole train state.
 
-    The moments and the average of a parameter end in the parameter's own path, so one table serves them all.
+    The moments and the EMA of a parameter end in the parameter's own path, so that the same rules serve them all.
     """
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: NamedSharding(mesh, leaf_spec(leaf_name(path), leaf.shape, mesh)), abstract
-    )
+
+    def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        return NamedSharding(mesh, leaf_spec(leaf_name(path), leaf.shape, mesh, rules))
+
+    return jax.tree_util.tree_map_with_path(sharding, abstract)
+
+
+def abstract_params(init: Callable[[jax.Array], Params], mesh: Mesh, rules: Sequence[Rule]) -> Params:
+    """Shapes, dtypes and shardings of the parameters that ``init`` makes from a key, without making them."""
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    shardings = state_shardings(shapes, mesh, rules)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)

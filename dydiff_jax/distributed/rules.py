@@ -1,6 +1,7 @@
-"""Where arrays lie on the mesh in use: one table for parameters, and a few constraints on activations.
+"""Layout of arrays on the mesh in use: rules for parameters, and a few constraints on activations.
 
-A batch is split over ``data`` and ``fsdp``; a parameter over ``fsdp`` (memory) and ``tensor`` (width). A layer
+A batch is split over ``data`` and ``fsdp``; a parameter over ``fsdp`` (memory) and ``tensor`` (width), by the rules
+that stand beside the module that it belongs to. A layer
 gathers its kernel over fsdp when it needs it, so that weights travel and activations do not. Over tensor
 
 - a block of attention works on a part of its heads and of its hidden features: layers come in pairs, the first
@@ -16,32 +17,33 @@ without a word. Nothing here acts without a mesh (``jax.set_mesh``).
 import functools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 from jax.sharding import AbstractMesh, Mesh
 from jax.sharding import PartitionSpec as P
 
+from dydiff_jax.system import Rule
 from dydiff_jax.types import Array
 
 #: Axes of the mesh that divide a batch, and the one that divides the width of a layer.
 BATCH_AXES = ("data", "fsdp")
 WIDTH_AXIS = "tensor"
 
-#: (pattern searched in the path of a leaf, mesh axes of its last dimensions: inputs, outputs); the first
-#: match decides. Replicated are leading dimensions (layers of a scan, the window of a convolution), leaves
-#: without a match (biases, scales, counters), and dimensions that their mesh axis does not divide.
-RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"(conv|embed|(merge|split)_\d+)/kernel$", (None, "fsdp")),
-    (r"head/kernel$", ("fsdp", None)),
-    (r"out/kernel$", (WIDTH_AXIS, "fsdp")),
-    (r"/kernel$", ("fsdp", WIDTH_AXIS)),
-)
 
+def leaf_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, rules: Sequence[Rule]) -> P:
+    """The partition of one leaf.
 
-def leaf_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> P:
-    """The partition of one leaf, by the first rule of `RULES` that matches its path."""
-    for pattern, axes in RULES:
+    Replicated are leading dimensions (layers of a scan, the window of a convolution), leaves without a rule (biases,
+    scales, counters), and dimensions that their mesh axis does not divide.
+
+    Args:
+      path: of the leaf, its keys joined by ``/``.
+      shape: of the leaf.
+      mesh: the device mesh.
+      rules: (pattern searched in the path, mesh axes of the last dimensions); the first match decides.
+    """
+    for pattern, axes in rules:
         if re.search(pattern, path) and len(shape) >= len(axes):
             sizes = shape[-len(axes) :]
             fitting = [a if a and n % mesh.shape[a] == 0 else None for a, n in zip(axes, sizes, strict=True)]
@@ -80,8 +82,10 @@ def _dividing(size: int, names: tuple[str, ...]) -> tuple[str, ...]:
     return () if size % math.prod(mesh.shape[name] for name in axes) else axes
 
 
-def gather_kernel(product: Callable[..., Array], path: str) -> Callable[..., Array]:
+def gather_kernel(product: Callable[..., Array], path: str, rules: Sequence[Rule]) -> Callable[..., Array]:
     """``product(x, kernel, ...)``, for the kernel at ``path``, that first gathers the kernel over fsdp.
+
+    The kernel lies as ``rules`` say; they must be those that the train state is sharded by.
 
     It travels in the dtype of the product. The backward pass gathers it again rather than keep it: with fsdp a
     device never holds the kernels of all layers. Its gradient is summed into the parts that are stored.
@@ -91,7 +95,7 @@ def gather_kernel(product: Callable[..., Array], path: str) -> Callable[..., Arr
         mesh = jax.sharding.get_abstract_mesh()
         if mesh.shape.get("fsdp", 1) == 1:
             return product(x, kernel, *args, **kwargs)
-        stored = leaf_spec(path, kernel.shape, mesh)
+        stored = leaf_spec(path, kernel.shape, mesh, rules)
         used = P(*(axis if axis == WIDTH_AXIS else None for axis in stored))
 
         def run(x: Array, kernel: Array) -> Array:

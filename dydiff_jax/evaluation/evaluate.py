@@ -1,22 +1,63 @@
-"""Evaluate: ensembles scored beside baselines that need no training, written as numbers, tables and pictures."""
+"""Evaluate: ensembles scored beside baselines that need no training, written as numbers, tables and figures."""
 
+import itertools
+import json
+import math
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from dydiff_jax.distributed import collectives
-from dydiff_jax.evaluation import baselines, forecast, plots
+from dydiff_jax.evaluation import baselines, plots
 from dydiff_jax.evaluation import scores as scoring
+from dydiff_jax.evaluation.scores import ScoreOptions
 from dydiff_jax.runs import files
-from dydiff_jax.types import Batch
+from dydiff_jax.types import Batch, DataSpec
 
 #: The file of an evaluation that is written last.
 TABLE = "table.md"
+
+#: Entries of metrics.json that tell one evaluation of a checkpoint from another.
+EVALUATED_WITH = ("free", "evaluation", "score_options")
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How a trained system is scored.
+
+    Attributes:
+      members: ensemble size e.
+      windows: number of windows, evenly spaced over the split.
+      horizon: forecast frames of a scored window, any number; None for those of a window.
+      chunk: rows (members times windows) in flight at once.
+      seed: of the ensemble and of the baselines.
+      saved: windows whose forecasts are kept in forecasts.npz and drawn.
+      beside: work directories of finished runs on the same data that are scored beside this one.
+      valid_windows: windows of the validation split that are scored while training.
+      valid_members: members of these.
+    """
+
+    members: int
+    windows: int
+    horizon: int | None
+    chunk: int
+    seed: int
+    saved: int
+    beside: tuple[str, ...] = ()
+    valid_windows: int = 8
+    valid_members: int = 4
+
+    def __post_init__(self):
+        for name in ("members", "windows", "chunk", "saved", "valid_windows", "valid_members"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        if self.horizon is not None and self.horizon < 1:
+            raise ValueError(f"horizon: expected at least 1 frame, found {self.horizon}")
 
 
 class Sample(NamedTuple):
@@ -36,103 +77,114 @@ class Evaluation:
     """What is scored, and how.
 
     Attributes:
-      test: windows of the test part, as long as context and horizon.
-      training: windows of the training part of the same length, from which the baselines draw.
+      scored: windows of the scored split, as long as context and horizon.
+      training: windows of the training split of the same length, from which the baselines draw.
+      spec: of the data.
       num_context: p.
       members: ensemble size e of every probabilistic forecast.
       seed: of the baselines.
-      scores: what the metrics leave open.
+      scores: which scores, and their options.
     """
 
-    test: Sample
+    scored: Sample
     training: Sample
+    spec: DataSpec
     num_context: int
     members: int
     seed: int
-    scores: scoring.ScoreOptions
+    scores: ScoreOptions
 
     @property
-    def context(self) -> np.ndarray:
-        """[n, p, h, w, c]."""
-        return self.test.batch.frames[:, : self.num_context]
+    def context(self) -> Batch:
+        """Frames [n, p, h, w, c] with what is known in advance: all that a forecast is made from."""
+        known, batch = slice(self.num_context), self.scored.batch
+        observed = None if batch.observed is None else batch.observed[:, known]
+        return batch._replace(frames=batch.frames[:, known], observed=observed)
 
     @property
     def truth(self) -> np.ndarray:
         """[n, k, h, w, c]."""
-        return self.test.batch.frames[:, self.num_context :]
+        return np.asarray(self.scored.batch.frames[:, self.num_context :], np.float32)
+
+    @property
+    def reference(self) -> np.ndarray:
+        """Frames [n, h, w, c] of the training split in which nothing is missing."""
+        frames, observed = self.training.batch.frames[:, 0], self.training.batch.observed
+        frames = np.asarray(frames, np.float32)
+        if observed is None:
+            return frames
+        whole = np.broadcast_to(observed, self.training.batch.frames.shape)[:, 0]
+        return frames[whole.reshape(len(frames), -1).all(axis=1)]
+
+    @property
+    def observed(self) -> np.ndarray | None:
+        """Which points of the truth are known, or None: all are."""
+        found = self.scored.batch.observed
+        return None if found is None else found[:, self.num_context :]
 
 
-def draw(
-    forecaster: forecast.Forecaster,
-    params: Any,
-    key: jax.Array,
-    batch: Batch,
-    members: int,
-    chunk: int,
-    beat: Callable[[str], None] = lambda note: None,
-) -> tuple[np.ndarray, float]:
-    """An ensemble [e, n, horizon, h, w, c] of every window of a batch, with a progress bar, and the seconds it took.
-
-    The seconds are those of the device and the way from it, without compilation. ``beat`` hears of every piece.
-    """
-    n, seconds = len(batch.frames), []
-    pieces = forecast.ensemble(forecaster, params, key, batch, members, chunk)
-    total = forecast.num_pieces(forecaster, members * n, chunk)
-
-    def timed() -> Iterator[forecast.Piece]:
-        for piece in tqdm(pieces, "forecasting", total, unit="window", disable=not collectives.is_main()):
-            seconds.append(piece.seconds)
-            beat(f"{len(seconds)} of {total} pieces")
-            yield piece
-
-    return forecast.gather(timed(), members, n, forecaster.horizon), sum(seconds)
+def chunk_rows(options: EvaluationOptions, mesh: Mesh, rows: int) -> int:
+    """Rows in flight: those of the options or all there are, up to a multiple of what the mesh splits a batch into."""
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    return math.ceil(min(options.chunk, rows) / parts) * parts
 
 
 def baseline_ensembles(evaluation: Evaluation) -> Iterator[tuple[str, np.ndarray]]:
-    """Persistence, dressed persistence (without context neither) and both climatologies, [e, n, k, h, w, c] each.
-
-    They are made one at a time, as each may be as large as a long horizon is.
-    """
-    rng = np.random.default_rng(evaluation.seed)
-    context, members = evaluation.context, evaluation.members
-    n, k = evaluation.truth.shape[:2]
-    windows, crops = evaluation.training.batch.frames, evaluation.training.crops
-    if evaluation.num_context:
-        yield "persistence", baselines.persistence(context, k)
-        increments = baselines.training_increments(windows, evaluation.num_context)
-        yield "dressed persistence", baselines.dressed_persistence(context, increments, members, rng)
-    frames = windows[:, 0]
-    yield "climatology (pooled)", baselines.climatology_pooled(frames, n, k, members, rng)
-    same_crop = (frames, crops, evaluation.test.crops, k, members, rng)
-    yield "climatology (same crop)", baselines.climatology_same_crop(*same_crop)
+    """Every baseline that these data have, [e, n, k, h, w, c], one at a time: each may be as large as a long horizon."""
+    known = baselines.Known(
+        context=np.asarray(evaluation.context.frames, np.float32),
+        training=np.asarray(evaluation.training.batch.frames, np.float32),
+        context_crops=evaluation.scored.crops,
+        training_crops=evaluation.training.crops,
+        num_forecast=evaluation.truth.shape[1],
+        members=evaluation.members,
+        context_observed=evaluation.context.observed,
+        training_observed=evaluation.training.batch.observed,
+    )
+    return baselines.ensembles(known, evaluation.seed)
 
 
 def score_all(
-    ensembles: Iterable[tuple[str, np.ndarray]], evaluation: Evaluation, unit: str
+    ensembles: Iterable[tuple[str, np.ndarray]], evaluation: Evaluation
 ) -> dict[str, scoring.Scores]:
     """{forecast: its scores} for pairs of name and ensemble, taken one after the other, with a progress bar."""
-    reference = evaluation.training.batch.frames[:, 0]
+    reference = evaluation.reference
     bar = tqdm(ensembles, "scoring", unit="forecast", disable=not collectives.is_main())
+    spec, options = evaluation.spec, evaluation.scores
     return {
-        name: scoring.score(members, evaluation.truth, evaluation.scores, unit, reference)
+        name: scoring.score(
+            members, evaluation.truth, options, spec.unit, reference, evaluation.observed, spec.kind
+        )
         for name, members in bar
     }
 
 
-def write(
+def write_scores(
     folder: pathlib.Path,
     header: dict[str, Any],
-    scores: dict[str, scoring.Scores],
-    arrays: Mapping[str, np.ndarray],
+    ensembles: Mapping[str, np.ndarray],
+    evaluation: Evaluation,
 ) -> None:
-    """Writes forecasts.npz, metrics.json, the pictures and table.md, which comes last and marks a whole evaluation.
+    """Score the ensembles, the trained one first, beside the baselines, and write all of it.
+
+    Writes forecasts.npz, metrics.json, the figures and table.md, which comes last and marks a complete evaluation.
 
     Args:
       folder: made where it is missing.
-      header: what was scored; with ``scores`` it makes metrics.json.
-      scores: of every forecast, the trained one first.
-      arrays: context, truth, ensemble and leads of the windows that are kept.
+      header: what was scored; with the scores it makes metrics.json.
+      ensembles: [e, n, k, h, w, c] by name.
+      evaluation: what they are scored on.
     """
+    scores = score_all(itertools.chain(ensembles.items(), baseline_ensembles(evaluation)), evaluation)
+    keep = slice(header["evaluation"]["saved"])
+    arrays = {
+        "context": np.asarray(evaluation.context.frames[keep], np.float32),
+        "truth": evaluation.truth[keep],
+        "ensemble": next(iter(ensembles.values()))[:, keep],
+        "leads": np.asarray(header["leads"]),
+    }
+    if evaluation.observed is not None:
+        arrays["observed"] = np.broadcast_to(evaluation.observed[keep], arrays["truth"].shape)
     folder.mkdir(parents=True, exist_ok=True)
     files.write_npz(folder / "forecasts.npz", arrays)
     scoring.write_metrics(folder / "metrics.json", header, scores)
@@ -151,3 +203,24 @@ def tables(header: dict[str, Any], scores: dict[str, scoring.Scores]) -> str:
             scoring.markdown_definitions(next(iter(scores.values()))),
         ]
     )
+
+
+def evaluation_folder(directory: pathlib.Path, header: Mapping[str, Any]) -> pathlib.Path:
+    """eval/step_N, or the first of step_N-2, step_N-3 ... that does not hold an evaluation with other options.
+
+    An evaluation of the validation split is in eval/valid_step_N.
+    """
+    prefix = "" if header["split"] == "test" else f"{header['split']}_"
+    for number in itertools.count(1):
+        suffix = f"-{number}" if number > 1 else ""
+        folder = directory / "eval" / f"{prefix}step_{header['step']}{suffix}"
+        if not is_done(folder):
+            return folder
+        found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        if all(found.get(name) == json.loads(json.dumps(header[name])) for name in EVALUATED_WITH):
+            return folder
+
+
+def is_done(folder: pathlib.Path) -> bool:
+    """Whether a folder holds a complete evaluation."""
+    return (folder / TABLE).exists()

@@ -1,6 +1,8 @@
 """Scores of forecasts, as pure functions of host arrays in physical units, accumulated in float64.
 
-An ensemble is [e, b, k, h, w, c], the truth [b, k, h, w, c]; a score per lead is [k].
+An ensemble is [e, b, k, h, w, c], the truth [b, k, h, w, c]; a score per lead is [k]. ``observed`` is bool and
+broadcasts to the truth, None where nothing is missing: a missing point carries no score, and whatever the truth holds
+there, NaN included, changes none. A lead without an observed point scores NaN.
 """
 
 from dydiff_jax.metrics.categorical import csi

@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
-from dydiff_jax.metrics.leads import Ensemble, PerLead, Truth, per_lead
+from dydiff_jax.metrics.leads import Ensemble, Observed, PerLead, Truth, average, over_shape, per_lead
 from dydiff_jax.metrics.pooling import pool
 from dydiff_jax.types import Array
 
@@ -34,9 +34,15 @@ def crps_ensemble(
     return np.asarray(np.abs(error).mean(axis=0) - half_spread)
 
 
-def crps_per_lead(ensemble: Ensemble, truth: Truth, fair: bool = True) -> PerLead:
-    """`crps_ensemble` averaged over windows, grid points and channels: one value a lead."""
-    return per_lead(lambda members, observed: crps_ensemble(members, observed, fair).mean(), ensemble, truth)
+def crps_per_lead(
+    ensemble: Ensemble, truth: Truth, fair: bool = True, observed: Observed | None = None
+) -> PerLead:
+    """`crps_ensemble` averaged over the observed windows, grid points and channels: one value a lead."""
+
+    def mean(members: np.ndarray, actual: np.ndarray, known: np.ndarray | None) -> np.ndarray | float:
+        return average(crps_ensemble(members, actual, fair), known)
+
+    return per_lead(mean, ensemble, truth, observed)
 
 
 def pooled_crps(
@@ -47,10 +53,12 @@ def pooled_crps(
     how: Literal["avg", "max"],
     fair: bool = True,
     nonneg_mask: bool = False,
+    observed: Observed | None = None,
 ) -> PerLead:
     """CRPS of neighbourhoods: members and truth are pooled, then scored, then averaged; one value a lead.
 
-    Pooling is without padding, channel by channel. "CRPS w8" of DyDiff, Table 1, is window 8, stride 2.
+    Pooling is without padding, channel by channel; a pooling window counts only if all of its points are
+    observed. "CRPS w8" of DyDiff, Table 1, is window 8, stride 2.
 
     With `nonneg_mask` only pooling windows whose truth is nowhere negative count. A forecast window (b) where
     some lead and channel keeps no pooling window is dropped whole; each lead and channel of the others is
@@ -62,26 +70,41 @@ def pooled_crps(
       ValueError: the window does not fit on the grid, or shapes do not agree.
     """
 
-    def points(members: np.ndarray, observed: np.ndarray) -> np.ndarray:
-        return crps_ensemble(pool(members, window, stride, how), pool(observed, window, stride, how), fair)
+    def places(members: np.ndarray, actual: np.ndarray) -> np.ndarray:
+        return crps_ensemble(pool(members, window, stride, how), pool(actual, window, stride, how), fair)
 
-    def masked(members: np.ndarray, observed: np.ndarray) -> float:
-        kept = ~pool(observed < 0, window, stride, "max")
-        return ((points(members, observed) * kept).sum(axis=(1, 2)) / kept.sum(axis=(1, 2))).mean()
+    def mean(members: np.ndarray, actual: np.ndarray, known: np.ndarray | None) -> np.ndarray | float:
+        return average(
+            places(members, actual), None if known is None else ~pool(~known, window, stride, "max")
+        )
+
+    def masked(members: np.ndarray, actual: np.ndarray, known: np.ndarray | None) -> float:
+        kept = _nonneg_places(actual, known, window, stride)
+        return ((places(members, actual) * kept).sum(axis=(1, 2)) / kept.sum(axis=(1, 2))).mean()
 
     ensemble, truth = np.asarray(ensemble), np.asarray(truth)
     if not nonneg_mask:
-        return per_lead(lambda members, observed: points(members, observed).mean(), ensemble, truth)
-    cases = nonneg_cases(truth, window, stride)
+        return per_lead(mean, ensemble, truth, observed)
+    cases = nonneg_cases(truth, window, stride, observed)
     if not cases.any():
         return np.full(truth.shape[1], np.nan)
-    return per_lead(masked, ensemble[:, cases], truth[cases])
+    known = over_shape(observed, truth.shape)
+    return per_lead(masked, ensemble[:, cases], truth[cases], None if known is None else known[cases])
 
 
-def nonneg_cases(truth: Truth, window: int, stride: int) -> Bool[np.ndarray, "b"]:
+def nonneg_cases(
+    truth: Truth, window: int, stride: int, observed: Observed | None = None
+) -> Bool[np.ndarray, "b"]:
     """The forecast windows that `pooled_crps` with `nonneg_mask` keeps.
 
-    True where every lead and channel has at least one pooling window without a negative value.
+    True where every lead and channel has at least one pooling window that is observed and without a negative value.
     """
-    kept = ~pool(np.asarray(truth) < 0, window, stride, "max")
+    truth = np.asarray(truth)
+    kept = _nonneg_places(truth, over_shape(observed, truth.shape), window, stride)
     return kept.any(axis=(2, 3)).all(axis=(1, 2))
+
+
+def _nonneg_places(truth: np.ndarray, known: np.ndarray | None, window: int, stride: int) -> np.ndarray:
+    """Pooled places whose points are all observed and nowhere negative."""
+    lost = truth < 0 if known is None else (truth < 0) | ~known
+    return ~pool(lost, window, stride, "max")

@@ -2,30 +2,39 @@
 
 import numpy as np
 
-from dydiff_jax.metrics.leads import Ensemble, PerLead, Truth, per_lead
+from dydiff_jax.metrics.leads import Ensemble, Observed, PerLead, Truth, average, per_lead
 
 
-def rmse(ensemble: Ensemble, truth: Truth) -> PerLead:
-    """Root mean square of (ensemble mean - truth) over windows, grid and channels, one value a lead."""
-    return np.sqrt(per_lead(lambda x, y: np.mean((x.mean(axis=0) - y) ** 2), ensemble, truth))
+def rmse(ensemble: Ensemble, truth: Truth, observed: Observed | None = None) -> PerLead:
+    """Root mean square of (ensemble mean - truth) over the observed windows, grid points and channels, one value a
+    lead."""
+
+    def square(x: np.ndarray, y: np.ndarray, known: np.ndarray | None) -> np.ndarray | float:
+        return average((x.mean(axis=0) - y) ** 2, known)
+
+    return np.sqrt(per_lead(square, ensemble, truth, observed))
 
 
-def mae(ensemble: Ensemble, truth: Truth) -> PerLead:
-    """Mean of |ensemble mean - truth| over windows, grid and channels, one value a lead."""
-    return per_lead(lambda x, y: np.mean(np.abs(x.mean(axis=0) - y)), ensemble, truth)
+def mae(ensemble: Ensemble, truth: Truth, observed: Observed | None = None) -> PerLead:
+    """Mean of |ensemble mean - truth| over the observed windows, grid points and channels, one value a lead."""
+    return per_lead(lambda x, y, known: average(np.abs(x.mean(axis=0) - y), known), ensemble, truth, observed)
 
 
-def mse(ensemble: Ensemble, truth: Truth) -> PerLead:
-    """Mean of (member - truth)^2 over members, windows, grid and channels, one value a lead.
+def mse(ensemble: Ensemble, truth: Truth, observed: Observed | None = None) -> PerLead:
+    """Mean of (member - truth)^2 over members and the observed windows, grid points and channels, one value a lead.
 
     Each member is a forecast of its own: the mean exceeds that of the ensemble mean, rmse^2, by the members'
     variance (divisor e).
     """
-    return per_lead(lambda x, y: np.mean((x - y) ** 2), ensemble, truth)
+    return per_lead(lambda x, y, known: average((x - y) ** 2, known), ensemble, truth, observed)
 
 
-def mse_sum(ensemble: Ensemble, truth: Truth, scale: float = 1.0) -> PerLead:
+def mse_sum(
+    ensemble: Ensemble, truth: Truth, scale: float = 1.0, observed: Observed | None = None
+) -> PerLead:
     """Sum over grid and channels of ((member - truth) / scale)^2, mean over members and windows, one value a lead.
+
+    Missing points count as the mean of the observed ones: the sum is `mse` times the number of values of a frame.
 
     The "MSE" of Ruhe et al. 2024 on Kolmogorov flow, whose sum they do not state, has this size with scale 7.
 
@@ -35,4 +44,4 @@ def mse_sum(ensemble: Ensemble, truth: Truth, scale: float = 1.0) -> PerLead:
     if not scale > 0:
         raise ValueError(f"scale: expected more than 0, found {scale}")
     values = np.prod(np.shape(truth)[2:])
-    return mse(ensemble, truth) * values / scale**2
+    return mse(ensemble, truth, observed) * values / scale**2

@@ -1,28 +1,32 @@
-"""Is the ensemble's spread honest? Spread, spread over skill, rank histogram."""
+"""Is the ensemble calibrated? Spread, spread over skill, rank histogram."""
 
 import numpy as np
 from jaxtyping import Int
 
 from dydiff_jax.metrics.deterministic import rmse
-from dydiff_jax.metrics.leads import Ensemble, PerLead, Truth, per_lead
+from dydiff_jax.metrics.leads import Ensemble, Observed, PerLead, Truth, average, per_lead
 
 
-def spread(ensemble: Ensemble, truth: Truth) -> PerLead:
+def spread(ensemble: Ensemble, truth: Truth, observed: Observed | None = None) -> PerLead:
     """Root of the mean variance between members, sqrt(mean of sum_i (x_i - mean)^2 / (e - 1)), one value a
     lead.
 
-    Variances are averaged over windows, grid and channels before the root, as the squared errors are in
-    `rmse`.
+    Variances are averaged over the observed windows, grid points and channels before the root, as the
+    squared errors are in `rmse`.
 
     Raises:
       ValueError: fewer than two members.
     """
     _check_members(ensemble)
-    return np.sqrt(per_lead(lambda members, observed: members.var(axis=0, ddof=1).mean(), ensemble, truth))
+
+    def variance(members: np.ndarray, _: np.ndarray, known: np.ndarray | None) -> np.ndarray | float:
+        return average(members.var(axis=0, ddof=1), known)
+
+    return np.sqrt(per_lead(variance, ensemble, truth, observed))
 
 
-def spread_skill_ratio(ensemble: Ensemble, truth: Truth) -> PerLead:
-    """sqrt((e + 1) / e) spread / rmse, one value a lead: 1 when honest, below 1 when over-confident.
+def spread_skill_ratio(ensemble: Ensemble, truth: Truth, observed: Observed | None = None) -> PerLead:
+    """sqrt((e + 1) / e) spread / rmse, one value a lead: 1 for a calibrated ensemble, below 1 if over-confident.
 
     For a truth exchangeable with the members, E (mean - y)^2 = (1 + 1/e) E variance: the factor corrects the
     error of a mean over finitely many members (Fortin et al. 2014). Infinite where the mean is without error.
@@ -31,26 +35,31 @@ def spread_skill_ratio(ensemble: Ensemble, truth: Truth) -> PerLead:
       ValueError: fewer than two members.
     """
     _check_members(ensemble)
-    members = len(ensemble)
+    factor = np.sqrt((len(ensemble) + 1) / len(ensemble))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.sqrt((members + 1) / members) * spread(ensemble, truth) / rmse(ensemble, truth)
+        return factor * spread(ensemble, truth, observed) / rmse(ensemble, truth, observed)
 
 
-def rank_histogram(ensemble: Ensemble, truth: Truth, seed: int = 0) -> Int[np.ndarray, "k ranks"]:
+def rank_histogram(
+    ensemble: Ensemble, truth: Truth, seed: int = 0, observed: Observed | None = None
+) -> Int[np.ndarray, "k ranks"]:
     """How often the truth lies above exactly r of the e members, r = 0 ... e: counts [k, e + 1].
 
     Flat for a truth exchangeable with the members, U-shaped when the spread is too small, sloped under bias
-    (Hamill 2001). A truth equal to m members takes one of its m + 1 ranks at random, drawn with `seed`.
+    (Hamill 2001). A truth equal to m members takes one of its m + 1 ranks at random, drawn with `seed`. Only observed
+    points are counted and draw a rank.
     """
     rng = np.random.default_rng(seed)
     members = len(ensemble)
 
-    def counts(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
-        below, ties = (values < observed).sum(axis=0), (values == observed).sum(axis=0)
+    def counts(values: np.ndarray, actual: np.ndarray, known: np.ndarray | None) -> np.ndarray:
+        if known is not None:
+            values, actual = values[:, known], actual[known]
+        below, ties = (values < actual).sum(axis=0), (values == actual).sum(axis=0)
         rank = below + rng.integers(0, ties, endpoint=True)
         return np.bincount(rank.ravel(), minlength=members + 1)
 
-    return per_lead(counts, ensemble, truth)
+    return per_lead(counts, ensemble, truth, observed)
 
 
 def _check_members(ensemble: Ensemble) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from dydiff_jax.metrics.leads import Ensemble, PerLead, Truth, per_lead
+from dydiff_jax.metrics.leads import Ensemble, Observed, PerLead, Truth, per_lead
 from dydiff_jax.types import Array
 
 
@@ -107,33 +107,39 @@ def _rings(h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def lead_spectra(
-    ensemble: Ensemble, truth: Truth
+    ensemble: Ensemble, truth: Truth, observed: Observed | None = None
 ) -> tuple[Float[np.ndarray, "rings"], Float[np.ndarray, "k two rings"]]:
     """Power spectra of forecast and truth at each lead, on the complete rings 1 ... min(h, w) // 2.
 
     The spectrum of the forecast is the mean of its members' spectra (not the spectrum of their mean, which is
-    smoother), both averaged over windows.
+    smoother), both averaged over the windows whose frame is wholly observed; NaN where there are none.
 
     Returns:
       wavenumber [rings] and spectra [k, 2, rings], forecast first, then truth.
     """
     complete = slice(1, min(truth.shape[-3:-1]) // 2 + 1)
 
-    def spectra(members: np.ndarray, observed: np.ndarray) -> np.ndarray:
-        forecast = np.mean([power_spectrum(member)[1].mean(axis=0) for member in members], axis=0)
-        return np.stack([forecast, power_spectrum(observed)[1].mean(axis=0)])[:, complete]
-
     wavenumber = np.arange(complete.start, complete.stop, dtype=np.float64)
-    return wavenumber, per_lead(spectra, ensemble, truth)
+
+    def spectra(members: np.ndarray, actual: np.ndarray, known: np.ndarray | None) -> np.ndarray:
+        if known is not None:
+            whole = known.all(axis=(1, 2, 3))
+            if not whole.any():
+                return np.full((2, wavenumber.size), np.nan)
+            members, actual = members[:, whole], actual[whole]
+        forecast = np.mean([power_spectrum(member)[1].mean(axis=0) for member in members], axis=0)
+        return np.stack([forecast, power_spectrum(actual)[1].mean(axis=0)])[:, complete]
+
+    return wavenumber, per_lead(spectra, ensemble, truth, observed)
 
 
-def spectrum_error(ensemble: Ensemble, truth: Truth) -> PerLead:
+def spectrum_error(ensemble: Ensemble, truth: Truth, observed: Observed | None = None) -> PerLead:
     """Mean over wavenumbers of |log10(P_forecast / P_truth)| of `lead_spectra`, one value a lead; 0 is
     perfect.
 
     In decades: 0.3 is a factor of two. Infinite or NaN where a spectrum is exactly zero.
     """
-    _, spectra = lead_spectra(ensemble, truth)
+    _, spectra = lead_spectra(ensemble, truth, observed)
     with np.errstate(divide="ignore", invalid="ignore"):
         forecast, truth = np.moveaxis(np.log10(spectra), 1, 0)
         return np.abs(forecast - truth).mean(axis=-1)

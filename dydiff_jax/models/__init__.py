@@ -1,1 +1,6 @@
-"""Denoisers: flax modules of (z, logsnr, conditions). They import nothing of the package but its types."""
+"""Networks: functions of parameters, frames, levels and conditions. Importing the package fills `MODELS`."""
+
+from dydiff_jax.models import uvit as uvit
+from dydiff_jax.models.network import MODELS, Inputs, Network
+
+__all__ = ["MODELS", "Inputs", "Network"]

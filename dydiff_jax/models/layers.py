@@ -16,8 +16,18 @@ from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Float
 
-from dydiff_jax.distributed.rules import constrain_batch, constrain_images, gather_kernel
+from dydiff_jax.distributed.rules import WIDTH_AXIS, constrain_batch, constrain_images, gather_kernel
+from dydiff_jax.system import Rule
 from dydiff_jax.types import Array
+
+#: How the kernels of the U-ViT lie on the mesh: axes of their last dimensions, inputs and outputs. Layers come in
+#: pairs, the first split over tensor by its outputs and the second by its inputs; see `distributed.rules`.
+RULES: tuple[Rule, ...] = (
+    (r"(conv|embed|(merge|split)_\d+)/kernel$", (None, "fsdp")),
+    (r"head/kernel$", ("fsdp", None)),
+    (r"out/kernel$", (WIDTH_AXIS, "fsdp")),
+    (r"/kernel$", ("fsdp", WIDTH_AXIS)),
+)
 
 #: The network sees log SNR within these bounds; t = 0 and t = 1 have +inf and -inf.
 LOGSNR_BOUND = 20.0
@@ -87,7 +97,7 @@ def rms_norm(x: Float[Array, "*shape c"]) -> Float[Array, "*shape c"]:
 
 def dense(features: int, name: str, dtype: str | None = None, **options) -> nn.Dense:
     """A linear layer whose kernel is gathered where it is used."""
-    product = gather_kernel(jax.lax.dot_general, f"{name}/kernel")
+    product = gather_kernel(jax.lax.dot_general, f"{name}/kernel", RULES)
     return nn.Dense(features, dtype=dtype, name=name, dot_general=product, **options)
 
 
@@ -154,7 +164,7 @@ class FrameConv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h w d"]:
         kernel_init = nn.initializers.zeros if self.zero else nn.initializers.lecun_normal()
-        product = gather_kernel(jax.lax.conv_general_dilated, f"{self.name}/conv/kernel")
+        product = gather_kernel(jax.lax.conv_general_dilated, f"{self.name}/conv/kernel", RULES)
         conv = nn.Conv(
             self.features,
             (3, 3),

@@ -17,10 +17,11 @@ Parameter paths for sharding rules. BLOCK is ``STAGE/block_N`` for each block of
 | ``BLOCK/{space,time,joint}/out/kernel``             | (n) in out   | in is (head, head_dim)       |
 | ``BLOCK/mlp/{mlp_in,mlp_out}/kernel``               | (n) in out   |                              |
 
-Column-parallel then row-parallel pairs: qkv with out, mlp_in with mlp_out; `placement.RULES` splits them so. What is
+Column-parallel then row-parallel pairs: qkv with out, mlp_in with mlp_out; `layers.RULES` splits them so. What is
 not a kernel (``bias``, ``scale``) is a vector, stacked the same way.
 """
 
+import copy
 import dataclasses
 import math
 from typing import Literal
@@ -32,7 +33,8 @@ from flax import linen as nn
 from jaxtyping import Float
 
 from dydiff_jax.distributed.rules import constrain_batch
-from dydiff_jax.models.layers import Attention, Conditioning, ConvBlock, Mlp, RMSNorm, dense, on_images
+from dydiff_jax.models.layers import RULES, Attention, Conditioning, ConvBlock, Mlp, RMSNorm, dense, on_images
+from dydiff_jax.models.network import MODELS, LinenNetwork, Model, NetworkOptions
 from dydiff_jax.types import Array
 
 KINDS = ("conv", "axial", "full")
@@ -41,7 +43,7 @@ REMAT = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full
 
 
 @dataclasses.dataclass(frozen=True)
-class UViTOptions:
+class UViTOptions(NetworkOptions):
     """The shape of a U-ViT and how it is computed.
 
     Attributes:
@@ -123,8 +125,30 @@ class UViTOptions:
         """The number of pixels that must divide height and width: a patch, halved at each level."""
         return self.patch * 2 ** (len(self.channels) - 1)
 
+    def build(self, channels: int) -> LinenNetwork:
+        """The network with so many output channels."""
+        return LinenNetwork(UViT3D(self, channels), RULES, self.check)
+
+    def check(self, frame: tuple[int, ...]) -> None:
+        """Raise ValueError for frames that are not (h, w, c), or whose grid the levels do not divide."""
+        if len(frame) != 3:
+            raise ValueError(f"frames of shape {frame}: the U-ViT takes (h, w, c); choose another network")
+        self.check_grid(*frame[:2])
+
+    def uncached(self) -> "UViTOptions":
+        """Without recomputation in the backward pass, with attention written out."""
+        return dataclasses.replace(self, remat="none", attention="einsum")
+
+    def on_cpu(self) -> "UViTOptions":
+        """Attention that XLA:CPU has, and float16 for bfloat16, which it would widen to 32 bits."""
+        options = dataclasses.replace(self, attention="xla") if self.attention == "cudnn" else self
+        if options.dtype == "bfloat16":
+            options = copy.copy(options)
+            object.__setattr__(options, "dtype", "float16")  # a dtype that no config can choose
+        return options
+
     def check_grid(self, height: int, width: int):
-        """Raises ValueError for a grid that the levels do not divide."""
+        """Raise ValueError for a grid that the levels do not divide."""
         unit = self.multiple
         if height % unit or width % unit or not height or not width:
             fit = tuple(max(unit, round(size / unit) * unit) for size in (height, width))
@@ -304,3 +328,6 @@ def parameter_count(size: str, in_channels: int = 2, out_channels: int = 2) -> i
     z, logsnr = jnp.zeros((1, 2, side, side, in_channels)), jnp.zeros((1, 2))
     params = jax.eval_shape(UViT3D(options, out_channels).init, jax.random.key(0), z, logsnr)
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+MODELS["uvit"] = Model(UViTOptions, SIZES)

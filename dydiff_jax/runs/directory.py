@@ -1,44 +1,93 @@
-"""What a run finds in its work directory: its config, what it knows of its data, its weights and its evaluations."""
+"""The work directory of a run: one config that a later start must match, data, weights, calibration, cost."""
 
-import dataclasses
-import itertools
 import json
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from dydiff_jax import build
-from dydiff_jax.evaluation import evaluate
+from dydiff_jax.build import Run
+from dydiff_jax.data.card import DataCard
 from dydiff_jax.distributed import collectives
-from dydiff_jax.config import Config, plain
-from dydiff_jax.data import cache, pipeline
-from dydiff_jax.training.checkpoints import manager as checkpoints
-from dydiff_jax.distributed import mesh as meshes
-from dydiff_jax.runs import workdir
 from dydiff_jax.runs import files
+from dydiff_jax.system import Weights
+from dydiff_jax.systems import SYSTEMS
+from dydiff_jax.types import Batch, Params
 
-#: Sections that say where and how fast a run is trained, not what it learns: it may go on with others.
-HARDWARE_SECTIONS = ("mesh", "input")
+#: Sections that say where and how fast a run is trained, not what it learns: a run may resume with others.
+HARDWARE_SECTIONS = ("mesh", "loader")
 
 #: Sections that change neither data nor weights: a trained run can be evaluated with others.
-EVALUATION_SECTIONS = ("evaluation", "scores", "sampler", *HARDWARE_SECTIONS)
-
-#: Entries of metrics.json that tell one evaluation of a checkpoint from another.
-EVALUATED_WITH = ("sampler", "evaluation", "score_options")
+EVALUATION_SECTIONS = ("evaluation", "scores", *HARDWARE_SECTIONS)
 
 #: By how much means and deviations of the same data may differ, in deviations.
 ROUNDING = 1e-6
 
-#: Training windows over which the variance that an estimate of noise lacks is averaged.
-MISSING_WINDOWS = 64
+
+def free_keys(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Keys of a config, SECTION or SECTION.KEY, that a trained run can be evaluated with other values of."""
+    system = config["system"]["name"]
+    free = SYSTEMS[system].options.free if system in SYSTEMS else ()
+    return (*EVALUATION_SECTIONS, *(f"system.{key}" for key in free), *moved_keys(config))
 
 
-def check_trained(raw: ml_collections.ConfigDict, directory: pathlib.Path) -> None:
-    """Refuses a config that differs from that of a run in more than the `EVALUATION_SECTIONS` sections.
+def moved_keys(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Keys that only say where a run lies that this one needs: it is known by its contents."""
+    return ("initial", *(f"stages.{name}.source" for name in config.get("stages", {})))
+
+
+def without(config: Mapping[str, Any], keys: Sequence[str], prefix: str = "") -> dict[str, Any]:
+    """A config without some of its keys, each given as SECTION or SECTION.KEY."""
+    kept = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if name not in keys:
+            kept[key] = without(value, keys, f"{name}.") if isinstance(value, Mapping) else value
+    return kept
+
+
+def create_or_verify(directory: pathlib.Path, config: Mapping[str, Any]) -> None:
+    """Make the work directory and write ``config.json``, or check the one that is there.
+
+    The directory is one that all processes of the run see.
+
+    Raises:
+      OSError: the directory cannot be made or written.
+      ValueError: the directory holds another config (each difference is shown), a ``config.json`` that is not JSON,
+        or checkpoints without a config.
+    """
+    collectives.on_main(lambda: _create_or_verify(directory, config))
+    if not (directory / "config.json").exists():
+        raise FileNotFoundError(
+            f"{directory}: this process does not see the config.json that process 0 has written; give a work "
+            "directory that all hosts share, such as a mounted bucket"
+        )
+
+
+def _create_or_verify(directory: pathlib.Path, config: Mapping[str, Any]) -> None:
+    path = directory / "config.json"
+    if path.exists():
+        lines = _other_settings(path, config, (*HARDWARE_SECTIONS, *moved_keys(config)))
+        if lines:
+            raise ValueError(
+                f"{path} holds another config:\n  "
+                + "\n  ".join(lines)
+                + "\nUse another work directory, or run with the config of this one to resume it."
+            )
+        return
+    if (directory / "checkpoints").exists():
+        raise ValueError(
+            f"{directory} holds checkpoints but no config.json: restore the file or use another directory"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    files.write_json(path, config)
+
+
+def check_trained(directory: pathlib.Path, config: Mapping[str, Any]) -> None:
+    """Refuse a config that differs from that of a run in more than what an evaluation may change.
 
     Raises:
       FileNotFoundError: there is no run in this directory.
@@ -49,31 +98,47 @@ def check_trained(raw: ml_collections.ConfigDict, directory: pathlib.Path) -> No
         raise FileNotFoundError(
             f"{path}: expected the config of a trained run; train first, with --mode=train"
         )
-    found, asked = json.loads(path.read_text()), json.loads(json.dumps(plain(raw)))
-    lines = workdir.differences(*({k: v for k, v in c.items() if k not in EVALUATION_SECTIONS} for c in (found, asked)))
+    lines = _other_settings(path, config, free_keys(config))
     if lines:
         raise ValueError(f"{path}: this run was trained with another config:\n  " + "\n  ".join(lines))
 
 
-def data_card(config: Config, splits: pipeline.Splits) -> build.DataCard:
-    """What a forecast must know of the data, from the training part alone."""
-    mean, std = pipeline.statistics(splits.train, "speed" if config.codec.name == "speed" else "channel")
-    trajectories, example = splits.train.trajectories, splits.train[0]
-    return build.DataCard(
-        fields=trajectories.fields,
-        unit=trajectories.unit,
-        interval=trajectories.interval,
-        time_unit=trajectories.time_unit,
-        mean=tuple(mean.tolist()),
-        std=tuple(std.tolist()),
-        grid=example.frames.shape[1:3],
-        forcings=0 if example.forcings is None else example.forcings.shape[-1],
-        static=0 if example.static is None else example.static.shape[-1],
-    )
+def read_config(directory: pathlib.Path) -> dict[str, Any]:
+    """The contents of ``config.json``.
+
+    Raises:
+      ValueError: it is not JSON.
+    """
+    path = directory / "config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}): use another work directory") from error
 
 
-def claim_card(directory: pathlib.Path, card: build.DataCard) -> build.DataCard:
-    """Writes statistics.json, or checks that the data are those that the run began with.
+def _other_settings(path: pathlib.Path, config: Mapping[str, Any], free: Sequence[str]) -> list[str]:
+    found, asked = read_config(path.parent), json.loads(json.dumps(config))
+    return differences(without(found, free), without(asked, free))
+
+
+def differences(found: Any, asked: Any, prefix: str = "") -> list[str]:
+    """What differs between two JSON values, a line for each key: ``train.steps: 64 there, 128 asked for``."""
+    if isinstance(found, dict) and isinstance(asked, dict):
+        lines = []
+        for key in sorted(found.keys() | asked.keys()):
+            name = f"{prefix}.{key}" if prefix else key
+            if key not in asked:
+                lines.append(f"{name}: {json.dumps(found[key])} there, absent now")
+            elif key not in found:
+                lines.append(f"{name}: absent there, {json.dumps(asked[key])} asked for")
+            else:
+                lines += differences(found[key], asked[key], name)
+        return lines
+    return [] if found == asked else [f"{prefix}: {json.dumps(found)} there, {json.dumps(asked)} asked for"]
+
+
+def keep_card(directory: pathlib.Path, card: DataCard) -> DataCard:
+    """Write statistics.json, or check that the data are those that the run began with.
 
     Returns:
       The card in the file. Sums that another computer adds up differ in their last digits: one of them must hold
@@ -83,62 +148,78 @@ def claim_card(directory: pathlib.Path, card: build.DataCard) -> build.DataCard:
       ValueError: the data have other statistics than those of the run.
     """
     path = directory / "statistics.json"
-    collectives.on_main(lambda: path.exists() or files.write_text(path, card.to_json()))
-    found = build.DataCard.read(path)
+    collectives.on_main(lambda: path.exists() or files.write_json(path, card.to_json()))
+    found = DataCard.read(path)
     if len(found.mean) == len(card.mean):
         apart = np.abs(np.subtract((found.mean, found.std), (card.mean, card.std)))
         if np.all(apart <= ROUNDING * np.asarray(card.std)):
-            card = dataclasses.replace(card, mean=found.mean, std=found.std)
-    lines = workdir.differences(json.loads(found.to_json()), json.loads(card.to_json()))
+            card = DataCard(card.spec, found.mean, found.std)
+    lines = differences(*(json.loads(json.dumps(c.to_json())) for c in (found, card)))
     if lines:
         raise ValueError(f"{path}: these are not the data that the run began with:\n  " + "\n  ".join(lines))
     return found
 
 
-def load_ema(experiment: build.Experiment, mesh: Mesh, directory: pathlib.Path) -> tuple[Any, int]:
-    """The averaged weights of the newest checkpoint, on the mesh, and its step."""
-    shapes = jax.eval_shape(experiment.init, jax.random.key(0))
-    shardings = meshes.state_shardings(shapes, mesh)
-    abstract = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+def calibration(
+    directory: pathlib.Path, run: Run, mesh: Mesh, weights: Weights, identity: Any, batch: Any
+) -> Params:
+    """What `System.calibrate` measured, from the file beside the weights, or measured now and kept there.
+
+    Args:
+      directory: of the run.
+      run: the system.
+      mesh: the device mesh.
+      weights: {stage: its EMA}.
+      identity: of the last stage, as JSON: with the options of the system it names the file.
+      batch: makes the training windows to measure on; None where no data may be opened.
+
+    Raises:
+      FileNotFoundError: nothing is kept, and no data may be opened.
+    """
+    key = jax.random.key(run.config.seed)
+    shape = calibration_shape(run, weights, key)
+    if not jax.tree.leaves(shape):
+        return shape
+    name = files.fingerprint({"weights": identity, "system": run.config.plain["system"]})
+    path = directory / "calibration" / f"{name}.npz"
+    if not collectives.on_main(path.exists):
+        if batch is None:
+            raise FileNotFoundError(
+                f"{path}: expected what this system measures after training with these options of config.system; run "
+                "--mode=eval with them once, which measures it"
+            )
+        with jax.set_mesh(mesh):
+            measured = jax.jit(run.system.calibrate)(weights, batch(), key)
+        leaves = [collectives.gather_to_host(leaf) for leaf in jax.tree.leaves(measured)]
+
+        def write() -> None:
+            path.parent.mkdir(exist_ok=True)
+            files.write_npz(path, {str(number): leaf for number, leaf in enumerate(leaves)})
+
+        collectives.on_main(write)
+    with np.load(path) as found:
+        leaves = [found[str(number)] for number in range(len(found.files))]
+    return jax.tree.unflatten(jax.tree.structure(shape), leaves)
+
+
+def calibration_shape(run: Run, weights: Weights, key: jax.Array) -> Params:
+    """The shape of what a system measures after training, without measuring it; () as a rule."""
+    window, spec = run.config.window, run.card.spec
+    f32 = lambda *shape: jax.ShapeDtypeStruct((1, *shape), np.float32)  # noqa: E731
+    batch = Batch(
+        f32(window.num_frames, *spec.frame_shape),
+        forcings=f32(window.num_frames, len(spec.forcings)) if spec.forcings else None,
+        static=f32(*spec.frame_shape[:-1], len(spec.static)) if spec.static else None,
     )
-    return checkpoints.load_ema(directory / "checkpoints", abstract)
-
-
-def missing_variance(
-    experiment: build.Experiment, params: Any, mesh: Mesh, train: pipeline.Windows
-) -> tuple[float, ...]:
-    """What `Experiment.missing_variance` measures on training windows, for each channel."""
-    batch = pipeline.select(train, min(MISSING_WINDOWS, len(train))).batch()
-    with jax.set_mesh(mesh):
-        key = jax.random.key(experiment.config.evaluation.seed)
-        return tuple(collectives.gather_to_host(jax.jit(experiment.missing_variance)(params, batch, key)).tolist())
+    return jax.eval_shape(run.system.calibrate, weights, batch, key)
 
 
 def training_cost(directory: pathlib.Path) -> dict[str, float]:
-    """Seconds of all steps, their compilation among them, and the median rate between two lines of metrics.jsonl."""
+    """Seconds of all steps of all stages, compilation among them, and the median rate of the last stage."""
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    steps = np.diff([0, *(line["step"] for line in lines)])
-    rates = np.array([line["steps_per_second"] for line in lines])
-    return {"training_seconds": float(np.sum(steps / rates)), "steps_per_second": float(np.median(rates))}
-
-
-def fingerprint(config: dict[str, Any]) -> str:
-    """The fingerprint of a config: digits that change with all of a config but the `EVALUATION_SECTIONS` sections."""
-    return files.fingerprint({key: value for key, value in config.items() if key not in EVALUATION_SECTIONS})
-
-
-def evaluation_folder(directory: pathlib.Path, header: dict[str, Any]) -> pathlib.Path:
-    """eval/step_N, or the first of step_N-2, step_N-3 ... that does not hold an evaluation with other options."""
-    for number in itertools.count(1):
-        folder = directory / "eval" / (f"step_{header['step']}" + (f"-{number}" if number > 1 else ""))
-        if not is_done(folder):
-            return folder
-        found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        if all(found[name] == json.loads(json.dumps(header[name])) for name in EVALUATED_WITH):
-            return folder
-
-
-def is_done(folder: pathlib.Path) -> bool:
-    """Whether a folder holds a whole evaluation."""
-    return (folder / evaluate.TABLE).exists()
+    seconds, rates = 0.0, []
+    for stage in dict.fromkeys(line["stage"] for line in lines):
+        own = [line for line in lines if line["stage"] == stage]
+        rates = np.array([line["steps_per_second"] for line in own])
+        seconds += float(np.sum(np.diff([0, *(line["step"] for line in own)]) / rates))
+    return {"training_seconds": seconds, "steps_per_second": float(np.median(rates))}

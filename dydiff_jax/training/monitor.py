@@ -1,4 +1,4 @@
-"""Looks at the metrics of a step while the next one runs, and listens for a request to stop."""
+"""Read the metrics of a step while the next one runs, and listen for a request to stop."""
 
 import collections
 import math
@@ -10,13 +10,13 @@ import jax
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+from dydiff_jax.system import TrainOptions
 from dydiff_jax.training.logging import MetricsLog
 from dydiff_jax.training.phases import Phases
-from dydiff_jax.training.task import TrainOptions
 
 
 class BadStep(FloatingPointError):
-    """One step too many whose loss or gradient is not finite.
+    """Raised for one step too many whose loss or gradient is not finite.
 
     Attributes:
       step: its number; the first is 0.
@@ -30,7 +30,7 @@ class BadStep(FloatingPointError):
 
 
 class Monitor:
-    """Reads metrics late, so that the host never waits for the step it has just started.
+    """Read metrics late, so that the host never waits for the step it has just started.
 
     `watch` takes metrics that the devices have yet to compute; `check` waits for them, logs them, and stops
     the run on a loss or gradient that is not finite. Skipped steps are left out of the logged means.
@@ -44,27 +44,39 @@ class Monitor:
         log: MetricsLog,
         bar: tqdm,
     ):
-        """Names examples by ``ids``, asks ``learning_rate`` for that of an update, writes to ``log`` and ``bar``."""
+        """Name examples by ``ids``, ask ``learning_rate`` for that of an update, write to ``log`` and ``bar``."""
         self._ids, self._options, self._learning_rate = ids, options, learning_rate
         self._log, self._bar = log, bar
         self._unread = collections.deque()
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the log: sums of metrics that are not yet written, and where time went."""
+        """What a checkpoint keeps of the log; see `MetricsLog.notes`."""
         return self._log.notes
 
     @property
     def phases(self) -> Phases:
-        """Where the time of the run goes."""
+        """Time breakdown of the stage."""
         return self._log.phases
 
+    def is_due(self, done: int) -> bool:
+        """Whether the validation split is to be scored after ``done`` steps and has not been yet."""
+        every = self._options.validate_every
+        due = done == self._options.steps or (done > 0 and every is not None and done % every == 0)
+        return due and self._log.validated != done
+
+    def validate(self, done: int, score: Callable[[], dict[str, float]]) -> None:
+        """Score the validation split after ``done`` steps, and log what ``score`` returns."""
+        with self.phases.phase("validation") as spent:
+            values = {name: float(value) for name, value in score().items()}
+        self._log.write_validation(done, values, spent())
+
     def watch(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics of step ``step``, counted from 0."""
+        """Take the metrics of step ``step``, counted from 0."""
         self._unread.append((step, metrics))
 
     def check(self, leave: int) -> None:
-        """Looks at all metrics but those of the last ``leave`` steps.
+        """Read all metrics but those of the last ``leave`` steps.
 
         Raises:
           BadStep: too many steps in a row were skipped.
@@ -79,7 +91,7 @@ class Monitor:
             ids = self._ids(step)
             numbers = {name: value if math.isfinite(value) else str(value) for name, value in metrics.items()}
             raise BadStep(
-                self._complaint(step, metrics, ids), step, {"step": step, **numbers, "examples": ids}
+                self._describe(step, metrics, ids), step, {"step": step, **numbers, "examples": ids}
             )
         if bad_steps == 0:
             self._log.add(metrics)
@@ -90,13 +102,13 @@ class Monitor:
             last_update = max(done - skipped - 1, 0)
             self._log.write(done, {"learning_rate": self._learning_rate(last_update), "skipped": skipped})
 
-    def _complaint(self, step: int, metrics: dict[str, float], ids: list) -> str:
+    def _describe(self, step: int, metrics: dict[str, float], ids: list) -> str:
         return (
             f"step {step} (the first is 0): loss {metrics['loss']}, gradient norm {metrics['grad_norm']}. "
             f"No more than {self._options.max_bad_steps} such steps in a row are skipped (max_bad_steps). "
-            f"The batch: {ids}. Nothing of it was applied or saved. Look at these examples; "
-            "if they are sound, lower learning_rate or clip_norm, compute in float32 or raise max_bad_steps, "
-            "in a new work directory."
+            f"The batch: {ids}. Nothing of it was applied or saved. Look at these examples; if they are as they "
+            "should be, lower learning_rate or clip_norm, compute in float32 or raise max_bad_steps, in a new work "
+            "directory."
         )
 
 

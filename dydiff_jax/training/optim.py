@@ -1,4 +1,4 @@
-"""AdamW with warm-up, decay and clipping, and the exponential moving average of the parameters."""
+"""AdamW with warm-up, decay and clipping, and the exponential moving average (EMA) of the parameters."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def learning_rate(options: OptimizerOptions, total_steps: int) -> optax.Schedule
 
 
 def make_optimizer(options: OptimizerOptions, total_steps: int) -> optax.GradientTransformation:
-    """Clips the gradient to a global norm, then takes a step of AdamW."""
+    """Clip the gradient to a global norm, then take a step of AdamW."""
     return optax.chain(
         optax.clip_by_global_norm(options.clip_norm),
         optax.adamw(

@@ -1,4 +1,4 @@
-"""What a run is doing, what its time went into, and a watch over work that hangs."""
+"""Time breakdown of a run, goodput, and a watchdog for work that hangs."""
 
 import collections
 import contextlib
@@ -12,22 +12,22 @@ from collections.abc import Callable, Iterator
 
 from dydiff_jax.runs import exit_codes
 
-#: The phase that moves a run on.
+#: The phase that is counted as productive time.
 PRODUCTIVE = "step"
-#: Time of earlier processes of the run that came to nothing, because they ended before the next checkpoint.
+#: Time lost to steps after the last checkpoint of an earlier process.
 LOST = "lost"
 
 
 class Phases:
-    """The phase that a run is in, the seconds spent in each, and a watchdog.
+    """The phase that a stage is in, the seconds spent in each, and a watchdog.
 
     Attributes:
-      earlier: seconds in each phase that earlier processes of the same run spent; see `go_on_from`.
-      starts: processes that the run has had, this one among them.
+      earlier: seconds in each phase that earlier processes spent on the same stage; see `resume`.
+      starts: processes that the stage has had, this one among them.
     """
 
     def __init__(self, limit: float | None = None, began: float | None = None):
-        """Begins in the phase "start".
+        """Begin in the phase "start".
 
         Args:
           limit: seconds in one phase, or between two calls of `heartbeat`, after which the watchdog ends the
@@ -63,19 +63,19 @@ class Phases:
             self._turn(outer)
 
     def heartbeat(self, note: str = "") -> None:
-        """Tells the watchdog that the phase gets on, and how far it is."""
+        """Tell the watchdog that the phase makes progress, and how far it is."""
         self._note, self._moved = note, time.monotonic()
 
     def move(self, source: str, target: str, seconds: float) -> None:
-        """Counts some seconds to another phase than the one they were spent in."""
+        """Count some seconds to another phase than the one they were spent in."""
         self._seconds[source] -= seconds
         self._seconds[target] += seconds
 
-    def go_on_from(self, saved: dict[str, float], logged: dict[str, float], starts: int) -> None:
-        """Counts what earlier processes spent.
+    def resume(self, saved: dict[str, float], logged: dict[str, float], starts: int) -> None:
+        """Count what earlier processes spent.
 
         Args:
-          saved: their seconds up to the checkpoint that this process goes on from.
+          saved: their seconds up to the checkpoint that this process resumes from.
           logged: the seconds in their last line of metrics; what is beyond ``saved`` is lost.
           starts: the number of them.
         """
@@ -84,7 +84,7 @@ class Phases:
         self.starts = starts + 1
 
     def seconds(self) -> dict[str, float]:
-        """Seconds in each phase so far, over all processes of the run; their sum is the total."""
+        """Seconds in each phase so far, over all processes of the stage; their sum is the total."""
         self._turn(self._name)
         return dict(collections.Counter(self.earlier) + self._seconds)
 
@@ -102,9 +102,9 @@ class Phases:
     def _give_up(self, still: float) -> None:
         where = f"phase {self._name!r}" + (f" ({self._note})" if self._note else "")
         print(
-            f"\nstuck: process {os.getpid()} has been in {where} for {still:.0f} s, more than "
-            f"config.train.stuck_after = {self._limit:g} s. It exits with code {exit_codes.STUCK}; the same command goes on "
-            "from the newest checkpoint. Where every thread stands:",
+            f"\nstuck: no progress of process {os.getpid()} in {where} for {still:.0f} s, more than "
+            f"config.train.stuck_after = {self._limit:g} s. It exits with code {exit_codes.STUCK}; re-running the "
+            "command resumes from the newest checkpoint. Stack traces of all threads:",
             file=sys.stderr,
             flush=True,
         )

@@ -1,15 +1,18 @@
-"""A task small enough to be trained, killed and trained again many times; a script that trains it.
+"""A stage small enough to be trained, killed and trained again many times; a script that trains it, or two of it.
 
 ``python toy.py WORKDIR [name=value ...]`` sets the arguments of `train`; ``python toy.py --serve`` trains on request.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import itertools
 import os
 import pathlib
 import sys
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,18 +21,38 @@ import numpy as np
 from dydiff_jax import system
 from dydiff_jax.distributed import cluster, collectives
 from dydiff_jax.distributed import mesh as meshes
-from dydiff_jax.training import loop, state
+from dydiff_jax.models.layers import RULES
+from dydiff_jax.runs import files
+from dydiff_jax.system import Recipe, Stage, TrainOptions
+from dydiff_jax.training import loop, stages, state
 from dydiff_jax.training.checkpoints import manager as checkpoints
-from dydiff_jax.training.task import Recipe, Task, TrainOptions
+from dydiff_jax.training.fingerprints import Sections
 from dydiff_jax.types import Batch
 
 BATCH_SIZE = 8
 OPTIMIZER = system.OptimizerOptions(learning_rate=1e-2, warmup_steps=3, decay="cosine", weight_decay=1e-2)
 EMA = system.EmaOptions(decay=0.99)
+NAME = "toy"
 
 
-def make_task(width: int = 16, nan_at: int = -1, nan_steps: int = 1, pause: float = 0.0) -> Task:
-    """Regression of noisy frames with two dense layers."""
+class Objective(NamedTuple):
+    """What a stage minimises."""
+
+    init: Callable
+    loss: Callable
+    rules: tuple = RULES
+
+
+class Examples(NamedTuple):
+    """The batches of a stage."""
+
+    stream: Callable
+    rows: Callable
+    ids: Callable
+
+
+def make_objective(width: int = 16) -> Objective:
+    """Regression of noisy frames with two dense layers; of an earlier stage, if there is one, only what it leaves."""
 
     def init(key):
         keys = jax.random.split(key)
@@ -38,12 +61,23 @@ def make_task(width: int = 16, nan_at: int = -1, nan_steps: int = 1, pause: floa
             "out": {"kernel": jax.random.normal(keys[1], (width, 8)) / 3, "bias": jnp.zeros(8)},
         }
 
-    def loss(params, batch, key):
+    def network(params, x):
+        hidden = jnp.tanh(x @ params["up"]["kernel"] + params["up"]["bias"])
+        return hidden @ params["out"]["kernel"] + params["out"]["bias"]
+
+    def loss(params, frozen, batch, key):
         x = batch.frames.reshape(batch.frames.shape[0], -1)
         noisy = x + 0.1 * jax.random.normal(key, x.shape)
-        hidden = jnp.tanh(noisy @ params["up"]["kernel"] + params["up"]["bias"])
-        error = hidden @ params["out"]["kernel"] + params["out"]["bias"] - x
+        for earlier in frozen.values():
+            x = x - network(earlier, noisy)
+        error = network(params, noisy) - x
         return jnp.mean(error**2), {"largest": jnp.max(jnp.abs(error))}
+
+    return Objective(init, loss)
+
+
+def make_examples(nan_at: int = -1, nan_steps: int = 1, pause: float = 0.0) -> Examples:
+    """White noise, poisoned at some steps."""
 
     def rows(step, wanted):
         time.sleep(pause)
@@ -59,11 +93,34 @@ def make_task(width: int = 16, nan_at: int = -1, nan_steps: int = 1, pause: floa
     def ids(step):
         return [f"window-{step * BATCH_SIZE + row}" for row in range(BATCH_SIZE)]
 
-    return Task(init, loss, stream, rows, ids)
+    return Examples(stream, rows, ids)
+
+
+def make_recipe(**options) -> Recipe:
+    """The recipe of the toy; ``options`` are those of TrainOptions."""
+    options = {"steps": 12, "batch_size": BATCH_SIZE, "log_every": 3} | options
+    return Recipe(TrainOptions(**options), OPTIMIZER, EMA, seed=5)
+
+
+def make_stage(width: int = 16, **options) -> Stage:
+    """The toy as a stage of its own."""
+    return Stage(NAME, make_objective(width), make_recipe(**options))
+
+
+def session(workdir, mesh=None) -> loop.Session:
+    """A start of a run, by default on one device."""
+    return loop.Session(mesh or meshes.make_mesh(meshes.MeshOptions(data=1)), pathlib.Path(workdir))
+
+
+def score(ema):
+    """A validation score: the error of a fixed batch."""
+    batch, key = make_examples().rows(1000, range(BATCH_SIZE)), jax.random.key(9)
+    value, _ = jax.jit(make_objective().loss)(ema, {}, batch, key)
+    return {"valid_error": value.item(), "valid_bias": jnp.sum(ema["out"]["bias"]).item()}
 
 
 def train(workdir, mesh=None, width=16, nan_at=-1, nan_steps=1, pause=0.0, **options):
-    """Trains the toy, by default on one device.
+    """Train the toy, by default on one device; with ``validate_every``, validated by `score`.
 
     Args:
       workdir: where to.
@@ -73,20 +130,37 @@ def train(workdir, mesh=None, width=16, nan_at=-1, nan_steps=1, pause=0.0, **opt
       pause: seconds that a batch takes.
       **options: of TrainOptions.
     """
-    options = TrainOptions(**({"steps": 12, "batch_size": BATCH_SIZE, "log_every": 3} | options))
-    mesh = mesh or meshes.make_mesh(meshes.MeshOptions(data=1))
-    task = make_task(width, nan_at, nan_steps, pause)
-    return loop.train(task, Recipe(options, OPTIMIZER, EMA, seed=5), mesh, pathlib.Path(workdir))
+    stage, examples = make_stage(width, **options), make_examples(nan_at, nan_steps, pause)
+    validate = score if "validate_every" in options else None
+    return loop.train(stage, {}, examples, session(workdir, mesh), fingerprint="abc", validate=validate)
+
+
+CONFIG = {"data": {"name": "noise"}, "networks": {"size": 1}, "system": {"eta": 0.5, "sampler": {"nfe": 4}}}
+SECTIONS = Sections(CONFIG, ("data",), ("system.sampler",))
+
+
+def two_stages(source=None, **options) -> list[Stage]:
+    """Two of the toy, of which the second learns what the first leaves."""
+    first = dataclasses.replace(make_stage(**options), name="first", source=source, reads=("networks",))
+    return [
+        first,
+        dataclasses.replace(first, name="second", needs=("first",), source=None, reads=("system",)),
+    ]
+
+
+def train_two(workdir, mesh=None, pause=0.0, sections=SECTIONS, source=None, **options):
+    """Train both stages; the weights of each."""
+    made, examples = two_stages(source, **options), make_examples(pause=pause)
+    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
+    files.write_json(pathlib.Path(workdir) / "config.json", sections.config)
+    return stages.train_stages(made, lambda stage: examples, session(workdir, mesh), sections)
 
 
 def restore(workdir, mesh, steps):
     """The state of the newest checkpoint of a run of so many steps."""
-    recipe = Recipe(TrainOptions(steps, BATCH_SIZE), OPTIMIZER, EMA, seed=5)
-    with (
-        jax.set_mesh(mesh),
-        checkpoints.Checkpoints(pathlib.Path(workdir) / "checkpoints", 2, None) as opened,
-    ):
-        return opened.restore(state.abstract_state(loop.initializer(make_task().init, recipe), mesh))[0]
+    stage, here = make_stage(steps=steps), session(workdir, mesh)
+    with jax.set_mesh(mesh), checkpoints.Checkpoints(here.checkpoints(NAME), 2, None, "abc") as opened:
+        return opened.restore(state.abstract_state(stage.objective, stage.recipe, mesh))[0]
 
 
 def digest(trained):
@@ -114,12 +188,13 @@ def serve():
 
 
 def main(workdir, settings):
-    """Trains with the settings ``name=value``; ``fsdp=N`` takes all devices of all processes."""
+    """Train with the settings ``name=value``; ``fsdp=N`` takes all devices of all processes, ``two=1`` two stages."""
     settings = dict(setting.split("=") for setting in settings)
     settings = {k: float(v) if k == "pause" else int(v) for k, v in settings.items()}
     cluster.start()
     mesh = meshes.make_mesh(meshes.MeshOptions(fsdp=settings.pop("fsdp"))) if "fsdp" in settings else None
-    print(digest(train(workdir, mesh, **settings)), flush=True)
+    act = train_two if settings.pop("two", 0) else train
+    print(digest(act(workdir, mesh, **settings)), flush=True)
 
 
 if __name__ == "__main__":

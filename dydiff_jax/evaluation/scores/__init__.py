@@ -1,25 +1,29 @@
-"""Scores of one forecast as plain numbers for JSON, each beside its definition, and tables of them."""
+"""Scores of one forecast as plain numbers for JSON, each beside its definition, and tables of them in markdown."""
 
-from dydiff_jax.evaluation.scores.catalogue import ARRAYS, definitions
-from dydiff_jax.evaluation.scores.options import ScoreOptions, check_samples
-from dydiff_jax.evaluation.scores.score import Scores, score, write_metrics
-from dydiff_jax.evaluation.scores.tables import (
+from dydiff_jax.evaluation.scores.markdown import (
     markdown_definitions,
     markdown_leads,
     markdown_over_leads,
     markdown_table,
 )
+from dydiff_jax.evaluation.scores.options import ScoreOptions, check_samples
+from dydiff_jax.evaluation.scores.score import Scores, chosen, definitions, named, score, write_metrics
+from dydiff_jax.evaluation.scores.table import ARRAYS, SCORES, Score
 
 __all__ = [
     "ARRAYS",
+    "SCORES",
+    "Score",
     "ScoreOptions",
     "Scores",
     "check_samples",
+    "chosen",
     "definitions",
     "markdown_definitions",
     "markdown_leads",
     "markdown_over_leads",
     "markdown_table",
+    "named",
     "score",
     "write_metrics",
 ]

@@ -1,21 +1,98 @@
-"""Every metric of one forecast as plain numbers, and the file that holds them."""
+"""The scores of one forecast as plain numbers, and the file that holds them."""
 
+import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from dydiff_jax import metrics
-from dydiff_jax.evaluation.scores.catalogue import definitions, lead_metrics
-from dydiff_jax.evaluation.scores.options import ScoreOptions, check_samples, shown_leads
+from dydiff_jax.evaluation.scores import entries
+from dydiff_jax.evaluation.scores.options import ScoreOptions, check_samples
+from dydiff_jax.evaluation.scores.table import SCORES, Score
+from dydiff_jax.metrics.leads import over_shape
 from dydiff_jax.runs import files
 from dydiff_jax.types import Array
 
 Scores = dict[str, dict[str, Any]]
 
-#: The spectra of a flow.
-FLOW_SPECTRA = {"energy_spectrum": metrics.energy_spectrum, "enstrophy_spectrum": metrics.enstrophy_spectrum}
+
+def named(options: ScoreOptions) -> dict[str, Score]:
+    """`SCORES` by the names that they have with these options: "crps_w8_avg" for a pooling window of 8."""
+    values = dataclasses.asdict(options)
+    return {name.format(**values): score for name, score in SCORES.items()}
+
+
+def chosen(
+    options: ScoreOptions, kind: str, frame: tuple[int, ...], members: int | None = None
+) -> dict[str, Score]:
+    """The scores that an evaluation makes, in the order of the table.
+
+    Without a list of names, scores of the kind of the data are left out where they have no meaning; those that were
+    listed or that an option asks for are refused.
+
+    Args:
+      options: of the scores.
+      kind: of the data: "field", "video" or "series".
+      frame: (h, w, c).
+      members: of the ensembles; None: not checked.
+
+    Raises:
+      ValueError: a listed score is unknown; or one that was asked for has no meaning for these data, with the reason.
+    """
+    known, names = named(options), options.names
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise ValueError(f"names: expected scores among {list(known)}, found {unknown}")
+    found = {}
+    for name, score in known.items():
+        asked = name in names if names is not None else bool(score.asked and score.asked(options))
+        if not asked and (names is not None or score.asked or kind not in score.kinds):
+            continue
+        reason = score.refuse(options, frame)
+        if asked and not reason and names is not None and members is not None and members < score.min_members:
+            reason = f"members: expected {score.min_members} or more, found {members}"
+        if asked and reason:
+            raise ValueError(reason if names is None else f"names: no {name} for these data: {reason}")
+        if not reason:
+            found[name] = score
+    return found
+
+
+def definitions(
+    scores: Mapping[str, Score],
+    options: ScoreOptions,
+    members: int,
+    windows: int,
+    unit: str = "",
+    incomplete: bool = False,
+) -> dict[str, str]:
+    """What each of these scores is: estimator, pooling, mask, members, windows and unit in a sentence.
+
+    Args:
+      scores: what `chosen` returned.
+      options: of the scores.
+      members: e.
+      windows: b.
+      unit: of the data.
+      incomplete: whether points of the truth are missing; then the sentences say what counts.
+    """
+    leads = "every lead" if options.leads is None else f"leads {', '.join(map(str, options.leads))}"
+    words = dataclasses.asdict(options) | {
+        "unit": unit or "that of the data",
+        "members": members,
+        "csi_padding": options.csi_window // 2,
+        "lead_words": leads,
+    }
+    ensemble = f"; {members} member{'s' if members > 1 else ''}, {windows} window{'s' if windows > 1 else ''}"
+    return {
+        name: score.definition.format(**words)
+        + (f"; only {score.counted}" if incomplete else "")
+        + (ensemble if score.min_members else "")
+        + f"; unit: {score.unit.format(**words)}."
+        for name, score in scores.items()
+    }
 
 
 def score(
@@ -24,18 +101,24 @@ def score(
     options: ScoreOptions | None = None,
     unit: str = "",
     reference: Array | None = None,
+    observed: Array | None = None,
+    kind: str = "field",
 ) -> Scores:
-    """Every metric of one forecast, ready for JSON.
+    """The scores of one forecast, ready for JSON.
 
     Args:
       ensemble: [e, b, k, h, w, c], physical units.
       truth: [b, k, h, w, c].
-      options: windows, strides and thresholds; the defaults of `ScoreOptions` if None.
+      options: which scores; windows, strides and thresholds; the defaults of `ScoreOptions` if None.
       unit: of the data, named in the definitions.
-      reference: frames [n, h, w, c] of the training part, for the floor of the Frechet spectral distance.
+      reference: frames [n, h, w, c] of the training split, nothing missing, for the floor of the Frechet spectral
+        distance.
+      observed: bool, broadcastable to the truth; None: nothing is missing. A missing point carries no score, and what
+        the truth holds there, NaN included, changes none. What each score counts is in `Score.counted`.
+      kind: of the data, which decides which scores are made: "field", "video" or "series".
 
     Returns:
-      {metric: {"per_lead": k numbers, "mean": their mean, "better": "low" | "high" | "one" | "none",
+      {score: {"per_lead": k numbers, "mean": their mean, "better": "low" | "high" | "one" | "none",
       "members": e, "windows": b, "definition": a sentence}}. What is undefined is None: spread of a single
       member, a mask that leaves nothing, CSI without events; a mean with an undefined lead is None too. The
       masked CRPS counts in "windows" those that the mask keeps. "fsd" and "fsd_floor", where asked for, count
@@ -45,42 +128,44 @@ def score(
       "enstrophy_spectrum" of a flow, {"wavenumber", "forecast", "truth"} at the last lead.
 
     Raises:
-      ValueError: shapes do not agree, values are not finite, a pooling window does not fit on the grid, or the
-        options ask for more samples, or other channels, than there are.
+      ValueError: shapes do not agree, values are not finite, or a score that was asked for has no meaning for these
+        data, is unknown, or needs more samples than there are.
     """
     options = options or ScoreOptions()
     ensemble, truth = np.asarray(ensemble), np.asarray(truth)
     metrics.check_forecast(ensemble, truth)
-    _check_options(options, truth, reference)
-    sentences = definitions(options, len(ensemble), len(truth), unit)
-    scores = _lead_scores(ensemble, truth, options)
-    if options.fsd_samples is not None:
-        scores |= _spectral_distances(ensemble, truth, np.asarray(reference), options)
-    scores["rank_histogram"] = _rank_histogram(ensemble, truth, options)
-    scores["spectrum"] = _spectrum(ensemble, truth)
-    if options.flow:
-        scores |= {name: _flow_spectrum(each, ensemble, truth) for name, each in FLOW_SPECTRA.items()}
-    return {name: entry | {"definition": sentences[name]} for name, entry in scores.items()}
+    _check_reference(options, truth, reference)
+    scores = chosen(options, kind, truth.shape[2:])
+    known = over_shape(observed, truth.shape)
+    truth = truth if known is None else np.where(known, truth, np.zeros((), truth.dtype))
+    case = entries.Case(ensemble, truth, known, options, None if reference is None else np.asarray(reference))
+    sentences = definitions(scores, options, len(ensemble), len(truth), unit, known is not None)
+    return {name: _entry(each, case) | {"definition": sentences[name]} for name, each in scores.items()}
+
+
+def _entry(score: Score, case: entries.Case) -> dict[str, Any]:
+    """The numbers of a score with its direction."""
+    if not score.over_leads:
+        return score.make(case)
+    numbers = score.make(case) if len(case.ensemble) >= score.min_members else entries.undefined(case)
+    return {"per_lead": numbers["per_lead"], "mean": numbers["mean"], "better": score.better} | numbers
 
 
 def write_metrics(path: pathlib.Path, header: Mapping[str, Any], scores: Mapping[str, Scores]) -> None:
-    """Write header, definitions for its "method" and all scores as JSON, whole or not at all.
+    """Write header, definitions for its "method" and all scores as JSON, atomically.
 
     Args:
       path: of metrics.json.
-      header: method, step, weights, members, windows, leads, interval, time_unit, unit, fields, command.
+      header: method, step, weights, members, windows, leads, interval, time_unit, unit, fields, kind, command.
       scores: {forecast name: what `score` returned}; one name is the header's method.
     """
     sentences = {name: entry["definition"] for name, entry in scores[header["method"]].items()}
     files.write_json(path, {**header, "definitions": sentences, "scores": scores})
 
 
-def _check_options(options: ScoreOptions, truth: np.ndarray, reference: Array | None) -> None:
-    """Refuses what would fail after the other metrics are done."""
-    channels = truth.shape[-1]
-    if options.flow and channels != 2:
-        raise ValueError(f"flow: expected the two channels u and v, found {channels}; set it to False")
-    if options.fsd_samples is None:
+def _check_reference(options: ScoreOptions, truth: np.ndarray, reference: Array | None) -> None:
+    """Validate the samples of a distance up front, so that a late score cannot fail after the slow ones."""
+    if not options.spectral_distance:
         return
     check_samples(options, len(truth))
     if reference is None or reference.shape[1:] != truth.shape[2:]:
@@ -89,96 +174,3 @@ def _check_options(options: ScoreOptions, truth: np.ndarray, reference: Array | 
             f"spectral distance, found {None if reference is None else reference.shape}"
         )
     check_samples(options, len(reference), "training")
-    if options.fsd_field >= channels:
-        raise ValueError(f"fsd_field: expected a channel below {channels}, found {options.fsd_field}")
-
-
-def _lead_scores(ensemble: np.ndarray, truth: np.ndarray, options: ScoreOptions) -> Scores:
-    """The metrics with a value at every lead."""
-    kept = int(metrics.nonneg_cases(truth, options.pool_window, options.pool_stride).sum())
-    scores: Scores = {}
-    for name, metric in lead_metrics(options).items():
-        values = metric.score(ensemble, truth) if len(ensemble) >= metric.min_members else None
-        scores[name] = {
-            "per_lead": _plain(np.full(truth.shape[1], np.nan) if values is None else values),
-            "mean": None if values is None else _plain(values.mean()),
-            "better": metric.better,
-            "members": len(ensemble),
-            "windows": kept if name.endswith("_nonneg") else len(truth),
-        }
-    return scores
-
-
-def _spectral_distances(
-    ensemble: np.ndarray, truth: np.ndarray, reference: np.ndarray, options: ScoreOptions
-) -> Scores:
-    """The Frechet spectral distance of each member in turn, and its floor, at the leads asked for."""
-    samples = options.fsd_samples
-
-    def sample(frames: np.ndarray) -> np.ndarray:
-        """N frames of the field, evenly spaced: [n, h, w, c] to [N, h, w]."""
-        return frames[np.arange(samples) * len(frames) // samples, ..., options.fsd_field]
-
-    def distance(a: np.ndarray, b: np.ndarray) -> float:
-        return metrics.frechet_spectral_distance(
-            sample(a), sample(b), options.fsd_transform, options.fsd_norm
-        )
-
-    horizon = truth.shape[1]
-    at = [lead - 1 for lead in shown_leads(options.leads, horizon)]
-    members, floor = np.full((len(ensemble), horizon), np.nan), np.full(horizon, np.nan)
-    for lead in at:
-        members[:, lead] = [distance(member[:, lead], truth[:, lead]) for member in ensemble]
-        floor[lead] = distance(reference, truth[:, lead])
-    mean = members.mean(axis=0)
-    std = members.std(axis=0, ddof=1) if len(ensemble) > 1 else np.full(horizon, np.nan)
-
-    def entry(values: np.ndarray, better: str, count: int) -> dict[str, Any]:
-        average = _plain(values[at].mean()) if at else None
-        return {
-            "per_lead": _plain(values),
-            "mean": average,
-            "better": better,
-            "members": count,
-            "windows": samples,
-        }
-
-    return {
-        "fsd": entry(mean, "low", len(ensemble)) | {"std": _plain(std)},
-        "fsd_floor": entry(floor, "none", 1),
-    }
-
-
-def _rank_histogram(ensemble: np.ndarray, truth: np.ndarray, options: ScoreOptions) -> dict[str, Any]:
-    if len(ensemble) < 2:
-        return {"counts": None}
-    return {"counts": metrics.rank_histogram(ensemble, truth, options.rank_seed).sum(axis=0).tolist()}
-
-
-def _spectrum(ensemble: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
-    wavenumber, spectra = metrics.lead_spectra(ensemble[:, :, -1:], truth[:, -1:])
-    return {
-        "wavenumber": _plain(wavenumber),
-        "forecast": _plain(spectra[0, 0]),
-        "truth": _plain(spectra[0, 1]),
-    }
-
-
-def _flow_spectrum(
-    spectrum: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], ensemble: np.ndarray, truth: np.ndarray
-) -> dict[str, Any]:
-    """A spectrum of velocities at the last lead on the complete rings: mean over windows, and over members."""
-    complete = slice(1, min(truth.shape[2:4]) // 2 + 1)
-    wavenumber, observed = spectrum(truth[:, -1])
-    forecast = np.mean([spectrum(member[:, -1])[1].mean(axis=0) for member in ensemble], axis=0)
-    return {
-        "wavenumber": _plain(wavenumber[complete]),
-        "forecast": _plain(forecast[complete]),
-        "truth": _plain(observed.mean(axis=0)[complete]),
-    }
-
-
-def _plain(values: np.ndarray | float) -> Any:
-    """Python numbers, with None for what is not finite: JSON has no NaN."""
-    values = np.asarray(values, np.float64)
-    return np.where(np.isfinite(values), values.astype(object), None).tolist()

@@ -1,4 +1,4 @@
-"""Whether what a checkpoint holds is what a model takes."""
+"""Check a checkpoint's tree, shapes and dtypes against the model."""
 
 from typing import Any
 
@@ -6,9 +6,12 @@ import jax
 
 from dydiff_jax.distributed import mesh as meshes
 
+#: Leaves that a message names.
+SHOWN = 8
+
 
 def check(path: Any, part: str, found: Any, expected: Any) -> None:
-    """Compares shapes and dtypes leaf by leaf: orbax itself would cast a dtype without a word.
+    """Compare shapes and dtypes leaf by leaf: orbax itself would cast a dtype without a word.
 
     Args:
       path: of the checkpoint.
@@ -19,19 +22,24 @@ def check(path: Any, part: str, found: Any, expected: Any) -> None:
     Raises:
       ValueError: names the leaves that differ.
     """
+    listing = mismatches(part, found, expected)
+    if listing:
+        raise ValueError(
+            f"checkpoint {path} does not fit the model:\n{listing}\n"
+            "Use the configuration it was made with, or another work directory."
+        )
+
+
+def mismatches(part: str, found: Any, expected: Any) -> str:
+    """A line for each of the first leaves whose shape or dtype differs; empty if all agree."""
     found, expected = _describe(found), _describe(expected)
     lines = [
         f"  {part}/{name}: expected {expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}"
         for name in sorted(found | expected)
         if found.get(name) != expected.get(name)
     ]
-    if lines:
-        more = [f"  and {len(lines) - 8} more"] if len(lines) > 8 else []
-        listing = "\n".join(lines[:8] + more)
-        raise ValueError(
-            f"checkpoint {path} does not fit the model:\n{listing}\n"
-            "Use the configuration it was made with, or another work directory."
-        )
+    more = [f"  and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return "\n".join(lines[:SHOWN] + more)
 
 
 def _describe(tree: Any) -> dict[str, str]:

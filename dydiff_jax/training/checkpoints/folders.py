@@ -1,8 +1,8 @@
-"""The directory of a run's checkpoints as files: which are sound, which are kept, what was left behind.
+"""The directory of a stage's checkpoints as files: which are valid, which are kept, what was left behind.
 
 ``N`` is a checkpoint after N steps. It appears by a rename, when all its files and its manifest are there.
 ``N.partial`` is being written, ``N.removed`` is being deleted: a killed run leaves them, and the next one removes them.
-``N.damaged`` was found not to be what its manifest says and set aside.
+``N.damaged`` did not agree with its manifest and was quarantined.
 """
 
 import itertools
@@ -16,7 +16,7 @@ _LEFTOVER = re.compile(r"\d+\.(partial|removed|orbax-checkpoint-tmp)")
 
 
 def steps(directory: pathlib.Path) -> list[int]:
-    """The steps of all checkpoints, sound or not, ascending."""
+    """The steps of all checkpoints, valid or not, ascending."""
     return sorted(int(path.name) for path in directory.glob("*") if re.fullmatch(r"\d+", path.name))
 
 
@@ -50,36 +50,36 @@ def newest_valid(
 
 
 def commit(directory: pathlib.Path, step: int) -> None:
-    """Makes a checkpoint of what was written for it; an older one of the same step gives way."""
+    """Make a checkpoint of what was written for it; an older one of the same step gives way."""
     manifest.write(partial(directory, step))
     if (directory / str(step)).exists():
         _remove(directory / str(step))
     partial(directory, step).rename(directory / str(step))
 
 
-def prune(directory: pathlib.Path, keep_last: int, keep_every: int | None) -> None:
-    """Removes all but the ``keep_last`` newest checkpoints and those whose step ``keep_every`` divides."""
+def prune(directory: pathlib.Path, keep_last: int, keep_every: int | None, best: int | None) -> None:
+    """Remove all but the ``keep_last`` newest checkpoints, those whose step ``keep_every`` divides, and ``best``."""
     for step in whole(directory)[:-keep_last]:
-        if keep_every is None or step % keep_every:
+        if (keep_every is None or step % keep_every) and step != best:
             _remove(directory / str(step))
 
 
 def _remove(folder: pathlib.Path) -> None:
-    """Renames first: what is half deleted has no checkpoint's name."""
+    """Rename first: what is half deleted has no checkpoint's name."""
     removed = folder.with_name(f"{folder.name}.removed")
     folder.rename(removed)
     shutil.rmtree(removed)
 
 
 def sweep(directory: pathlib.Path) -> None:
-    """Removes what was half written or half deleted."""
+    """Remove what was half written or half deleted."""
     for path in directory.iterdir():
         if _LEFTOVER.match(path.name):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def quarantine(directory: pathlib.Path, step: int) -> str:
-    """Renames a damaged checkpoint; returns its new name, the first that is free of N.damaged, N.damaged-2, ..."""
+    """Rename a damaged checkpoint; returns its new name, the first that is free of N.damaged, N.damaged-2, ..."""
     names = (f"{step}.damaged{f'-{n}' if n > 1 else ''}" for n in itertools.count(1))
     name = next(name for name in names if not (directory / name).exists())
     (directory / str(step)).rename(directory / name)
@@ -87,5 +87,5 @@ def quarantine(directory: pathlib.Path, step: int) -> str:
 
 
 def quarantined(directory: pathlib.Path) -> list[str]:
-    """The names of the checkpoints that were set aside."""
+    """The names of the quarantined checkpoints."""
     return sorted(path.name for path in directory.glob("*.damaged*"))

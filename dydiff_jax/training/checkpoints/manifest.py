@@ -1,6 +1,6 @@
 """The integrity manifest of a checkpoint: size and SHA-256 of every file, in ``manifest.json`` of its folder.
 
-Storage that turns a bit, cuts a file short or loses one is found out before the values are used.
+A flipped bit, a file cut short and a lost file are found before the values are used.
 """
 
 import functools
@@ -19,7 +19,7 @@ THREADS = 8
 
 
 def write(folder: pathlib.Path) -> None:
-    """Writes the manifest of all files below a folder; it appears complete or not at all.
+    """Write the manifest of all files below a folder; it appears complete or not at all.
 
     Raises:
       OSError: a file cannot be read, or the manifest cannot be written.
@@ -32,7 +32,7 @@ def write(folder: pathlib.Path) -> None:
 
 
 def verify(folder: pathlib.Path, part: str | None = None) -> None:
-    """Compares a folder with its manifest.
+    """Compare a folder with its manifest.
 
     Args:
       folder: of the checkpoint.
@@ -50,6 +50,15 @@ def verify(folder: pathlib.Path, part: str | None = None) -> None:
         wrong = [text for text in pool.map(functools.partial(_check, folder), entries) if text is not None]
     if wrong:
         raise ValueError(wrong[0] + (f", and {len(wrong) - 1} more files" if wrong[1:] else ""))
+
+
+def digest(folder: pathlib.Path) -> str:
+    """The SHA-256 of the manifest's entries, which tells one checkpoint from every other.
+
+    Raises:
+      ValueError: the manifest is missing or damaged.
+    """
+    return _digest_of_entries(_entries(folder / NAME))
 
 
 def _entries(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -4,37 +4,31 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dydiff_jax.evaluation.scores.catalogue import ARRAYS
 from dydiff_jax.evaluation.scores.options import shown_leads
 from dydiff_jax.evaluation.scores.score import Scores
+from dydiff_jax.evaluation.scores.table import ARRAYS, SCORES
 
-#: The metrics shown lead by lead where leads are chosen, and their headings.
-OVER_LEADS = {
-    "crps": "Fair CRPS",
-    "fsd": "Frechet spectral distance (floor: truth against training frames)",
-    "mse_sum": "Squared error of single members (sum over grid and fields)",
-    "mse": "Squared error of single members (mean over grid and fields)",
-    "spread_skill": "Spread over skill",
-}
+#: The scores shown lead by lead where leads are chosen.
+OVER_LEADS = ("crps", "fsd", "mse_sum", "mse", "spread_skill")
 
 
 def markdown_table(results: Mapping[str, Scores], columns: Sequence[str] | None = None) -> str:
-    """Mean over leads, forecasts as rows and metrics as columns; the best of a column is bold.
+    """Mean over leads, forecasts as rows and scores as columns; the best of a column is bold.
 
     Args:
       results: {forecast name: what `score` returned}, in the order of the rows.
-      columns: metrics to show; all that have a mean if None.
+      columns: scores to show; all that have a mean if None.
     """
     first = next(iter(results.values()))
     columns = [name for name in first if name not in ARRAYS] if columns is None else list(columns)
-    members = [str(scores[columns[0]]["members"]) for scores in results.values()]
+    members = [str(scores[columns[0]]["members"]) if columns else "-" for scores in results.values()]
     cells = [_best_marked([scores[name] for scores in results.values()]) for name in columns]
     rows = zip(results, members, *cells, strict=True)
     return _markdown(["forecast", "members", *columns], rows)
 
 
 def markdown_over_leads(header: Mapping[str, Any], results: Mapping[str, Scores]) -> str:
-    """The tables per lead of one evaluation: the CRPS, or at chosen leads each of `OVER_LEADS` that is there.
+    """The tables per lead of one evaluation: the CRPS, or at chosen leads each of `OVER_LEADS`, where it was made.
 
     Args:
       header: of metrics.json; its "score_options" say which leads (none named: the CRPS at all of them).
@@ -44,19 +38,20 @@ def markdown_over_leads(header: Mapping[str, Any], results: Mapping[str, Scores]
     leads = shown_leads(asked, len(header["leads"]))
     times = [f"{lead * header['interval']:g}" for lead in leads]
     if asked is None:
-        names, axis, headings = ["crps"], header["time_unit"], times
+        shown, axis, headings = ("crps",), header["time_unit"], times
     else:
-        names = [name for name in OVER_LEADS if name in next(iter(results.values()))]
-        axis = f"frames ({header['time_unit']})"
+        shown, axis = OVER_LEADS, f"frames ({header['time_unit']})"
         headings = [f"{lead} ({time})" for lead, time in zip(leads, times, strict=True)]
     columns = dict(zip(leads, headings, strict=True))
+    names = [name for name in shown if name in next(iter(results.values()))]
     return "\n".join(
-        f"{OVER_LEADS[name]} over lead, {axis}.\n\n{markdown_leads(results, name, columns)}" for name in names
+        f"{SCORES[name].title} over lead, {axis}.\n\n{markdown_leads(results, name, columns)}"
+        for name in names
     )
 
 
 def markdown_leads(results: Mapping[str, Scores], metric: str, leads: Mapping[int, str]) -> str:
-    """One metric per lead, forecasts as rows; the best of a lead is bold, a floor is the last row.
+    """One score per lead, forecasts as rows; the best of a lead is bold, a floor is the last row.
 
     Args:
       results: {forecast name: what `score` returned}.

@@ -1,0 +1,114 @@
+"""What a network is, the adapter that makes one of a flax module, and the registry of networks."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+from flax import linen as nn
+
+from dydiff_jax.system import Rule
+from dydiff_jax.types import Conditions, Frames, Params, PerFrame
+
+
+class Inputs(NamedTuple):
+    """What a network sees: one object, so that a new condition changes no signature.
+
+    Attributes:
+      x: [b, p + k, *s], in model space.
+      level: [b, p + k], the log SNR of each frame, or another number that tells frames apart.
+      conditions: what it knows beside.
+    """
+
+    x: Frames
+    level: PerFrame
+    conditions: Conditions = Conditions()
+
+
+@runtime_checkable
+class Network(Protocol):
+    """A function of parameters and inputs.
+
+    Attributes:
+      rules: how the leaves of the parameters are sharded.
+    """
+
+    rules: Sequence[Rule]
+
+    def check(self, frame: tuple[int, ...]) -> None:
+        """Raise ValueError for frames of a shape that the network cannot take."""
+        ...
+
+    def init(self, key: jax.Array, inputs: Inputs) -> Params:
+        """Fresh parameters."""
+        ...
+
+    def apply(self, params: Params, inputs: Inputs, key: jax.Array | None = None) -> Frames:
+        """The prediction [b, p + k, *s]; a key switches dropout on, in training or in sampling."""
+        ...
+
+
+class NetworkOptions:
+    """The options of a network; a frozen dataclass derives from it."""
+
+    #: Of activations and products.
+    dtype: str = "float32"
+
+    def build(self, channels: int) -> Network:
+        """The network with so many output channels."""
+        raise NotImplementedError
+
+    def check(self, frame: tuple[int, ...]) -> None:
+        """Raise ValueError for frames of a shape that the network cannot take."""
+
+    def uncached(self) -> "NetworkOptions":
+        """The same network written so that nothing is computed twice: its arithmetic is what the model needs."""
+        return self
+
+    def on_cpu(self) -> "NetworkOptions":
+        """The same network for XLA:CPU, which stands for an accelerator in a plan; 16 bits stay 16 bits."""
+        return self
+
+
+@dataclass(frozen=True)
+class LinenNetwork:
+    """A flax module called as ``module(x, level, channels, forcings, static, train)``.
+
+    Attributes:
+      module: the flax module.
+      rules: how its parameters are sharded.
+      check: raises ValueError for a frame that it cannot take.
+    """
+
+    module: nn.Module
+    rules: tuple[Rule, ...]
+    check: Callable[[tuple[int, ...]], None]
+
+    def init(self, key: jax.Array, inputs: Inputs) -> Params:
+        """Fresh parameters."""
+        return self.module.init(key, inputs.x, inputs.level, *inputs.conditions)["params"]
+
+    def apply(self, params: Params, inputs: Inputs, key: jax.Array | None = None) -> Frames:
+        """The prediction; with a key in training mode, dropout drawn from it."""
+        if key is None:
+            return self.module.apply({"params": params}, inputs.x, inputs.level, *inputs.conditions)
+        rngs = {"dropout": key}
+        return self.module.apply(
+            {"params": params}, inputs.x, inputs.level, *inputs.conditions, train=True, rngs=rngs
+        )
+
+
+class Model(NamedTuple):
+    """A network that ``config.networks.ROLE.name`` can choose.
+
+    Attributes:
+      options: its options.
+      sizes: {name: the options that a size stands for}.
+    """
+
+    options: type[NetworkOptions]
+    sizes: Mapping[str, Mapping[str, Any]]
+
+
+#: Name -> model; modules of ``models/`` register theirs.
+MODELS: dict[str, Model] = {}

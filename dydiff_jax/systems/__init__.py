@@ -1,0 +1,7 @@
+"""Systems: a method each, complete. Importing the package fills `SYSTEMS`."""
+
+from dydiff_jax.system import SYSTEMS
+from dydiff_jax.systems import diffusion as diffusion
+from dydiff_jax.systems import regression as regression
+
+__all__ = ["SYSTEMS"]

@@ -1,0 +1,87 @@
+"""What systems of windows share: a batch as model space and conditions, and a network bound to both."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from dydiff_jax.codecs import Codec, Scale
+from dydiff_jax.diffusion.losses import fill
+from dydiff_jax.distributed.rules import constrain_batch
+from dydiff_jax.models.conditions import Conditioner
+from dydiff_jax.models.network import Inputs, Network
+from dydiff_jax.system import Rule, Weights, Window
+from dydiff_jax.types import Array, Batch, Conditions, DataSpec, Denoiser, Frames, Keys, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowNetwork:
+    """A network of whole windows, with what stands between it and a batch in physical units.
+
+    Attributes:
+      network: called on windows of p + k frames.
+      codec: physical frames to model space and back.
+      conditioner: what the network sees beside x.
+      window: p and k.
+      data: the frames in physical space.
+    """
+
+    network: Network
+    codec: Codec
+    conditioner: Conditioner
+    window: Window
+    data: DataSpec
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Of the network."""
+        return tuple(self.network.rules)
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh parameters, from a window of zeros."""
+        num_frames, frame = self.window.num_frames, self.codec.frame_shape(self.data.frame_shape)
+        x = jnp.zeros((1, num_frames, *frame))
+        forcings = jnp.zeros((1, num_frames, len(self.data.forcings))) if self.data.forcings else None
+        static = jnp.zeros((1, *frame[:-1], len(self.data.static))) if self.data.static else None
+        conditions = self.conditioner(x[:, : self.window.num_context], forcings, static)
+        return self.network.init(key, Inputs(x, jnp.zeros(x.shape[:2]), conditions))
+
+    def scale(self, weights: Weights, batch: Batch) -> Scale:
+        """What the codec reads off the context of each window."""
+        known = slice(self.window.num_context)
+        observed = None if batch.observed is None else batch.observed[:, known]
+        return self.codec.fit(weights, batch.frames[:, known], observed)
+
+    def encode(self, weights: Weights, batch: Batch) -> tuple[Frames, Conditions]:
+        """Windows in model space, missing points filled, and their conditions."""
+        x0 = self.codec.encode(weights, batch.frames, self.scale(weights, batch))
+        x0 = fill(x0, batch.observed)
+        return x0, self.conditioner(x0[:, : self.window.num_context], batch.forcings, batch.static)
+
+    def context(self, weights: Weights, batch: Batch, scale: Scale) -> Frames:
+        """The context frames in model space, missing points filled."""
+        known = slice(self.window.num_context)
+        observed = None if batch.observed is None else batch.observed[:, known]
+        return fill(self.codec.encode(weights, batch.frames[:, known], scale), observed)
+
+    def conditions(self, context: Frames, batch: Batch, first: Array) -> Conditions:
+        """Of the window whose frames begin at frame ``first`` of the batch's forcings."""
+        forcings = batch.forcings
+        if forcings is not None:
+            forcings = jax.lax.dynamic_slice_in_dim(forcings, first, self.window.num_frames, axis=1)
+        return self.conditioner(context, forcings, batch.static)
+
+    def bind(self, params: Params, conditions: Conditions, key: jax.Array | None = None) -> Denoiser:
+        """The network as a function of x and level alone; a key switches dropout on."""
+        return lambda x, level: self.network.apply(params, Inputs(x, level, conditions), key)
+
+
+def row_keys(key: jax.Array, like: Array) -> Keys:
+    """A key for each row of a batch."""
+    return jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(len(like)))
+
+
+def place_rows(carry):
+    """Rows divided over the mesh, so that what a call returns lies as the next one wants it."""
+    return jax.tree.map(lambda x: constrain_batch(x) if x.ndim else x, carry)
