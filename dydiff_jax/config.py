@@ -36,7 +36,7 @@ def choose(table: Mapping[str, T], name: Any, path: str) -> T:
 
 
 def convert(value: Any, kind: Any, path: str) -> Any:
-    """Check a value against a plain type, ``Literal``, tuple or optional; integers serve as floats, nothing else is cast.
+    """Check a value against a plain type, ``Literal``, tuple or optional; integers serve as floats.
 
     Raises:
       ConfigError: it has another type.
