@@ -1,7 +1,7 @@
 """Makes the runs of a comparison one by one or as jobs of SLURM: a grid of config values, a work directory each.
 
     python launch/sweep.py --config=configs/turbulence.py:size=tiny --methods=dynamical --seeds=0,1 \\
-        --sweep=process.eta=0.2,0.5 --workdir=runs/sweep [--config.train.steps=3000 ...]
+        --sweep=system.process.eta=0.2,0.5 --workdir=runs/sweep [--config.train.steps=3000 ...]
 
 The flags are those of ``dydiff_jax.compare``, which reads what is made here: with the same flags it writes the report.
 A run goes to ``WORKDIR/METHOD/KEY=value,.../seed_S``. Those that are finished, whose table of scores is there, are left
