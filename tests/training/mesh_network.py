@@ -4,17 +4,19 @@ import contextlib
 import functools
 import os
 import tempfile
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from dydiff_jax import system
 from dydiff_jax.distributed import global_batch
 from dydiff_jax.distributed import mesh as meshes
+from dydiff_jax.models.layers import RULES
 from dydiff_jax.models.uvit import UViT3D, UViTOptions
-from dydiff_jax.training import optim, state
+from dydiff_jax.training import state
 from dydiff_jax.types import Batch
 
 ONE = (1, 1, 1)
@@ -45,7 +47,7 @@ MODEL = UViT3D(OPTIONS, out_channels=SHAPE[-1])
 OPTIMIZER = system.OptimizerOptions(
     learning_rate=2e-4, warmup_steps=2, weight_decay=1e-2, clip_norm=1e9, eps=1e-2
 )
-EMA = system.EmaOptions(decay=0.9)
+RECIPE = system.Recipe(system.TrainOptions(STEPS, SHAPE[0]), OPTIMIZER, system.EmaOptions(decay=0.9), seed=0)
 #: Halves the time of compilation; the second is an option of the jax for Python 3.11 only.
 QUICK = {"xla_backend_optimization_level": 0}
 if jax.__version_info__ < (0, 11):
@@ -97,7 +99,7 @@ def params():
     return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(init, jax.random.key(0)))
 
 
-def loss(params, batch, key):
+def loss(params, frozen, batch, key):
     """A squared error with noise and levels of its own for each row, and dropout."""
     noise_key, dropout_key = jax.random.split(key)
     keys = jax.vmap(functools.partial(jax.random.fold_in, noise_key))(jnp.arange(len(batch.frames)))
@@ -117,14 +119,18 @@ def batch(step):
     )
 
 
-def make_optimizer():
-    return optim.make_optimizer(OPTIMIZER, STEPS)
+class Objective:
+    """What is trained."""
+
+    rules: ClassVar = RULES
+    init = staticmethod(init)
+    loss = staticmethod(loss)
 
 
 @functools.cache
 def start():
     """The state before the first step, in numpy."""
-    moved = jax.eval_shape(lambda: state.init_state(lambda key: params(), make_optimizer(), seed=0))
+    moved = jax.eval_shape(lambda: state.state_of(params(), RECIPE))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), moved)
     return zeros.replace(params=params(), ema=params())
 
@@ -144,22 +150,35 @@ def written_to_stderr():
             lines.extend(file)
 
 
+@contextlib.contextmanager
+def compiled_afresh():
+    """Nothing comes from a cache on the disk, which would say nothing while it compiles."""
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        reset_cache()
+
+
 @functools.cache
 def run(sizes):
     """Trains from `params` on a mesh of these sizes."""
     mesh = make_mesh(sizes)
     with jax.set_mesh(mesh):
-        abstract = state.abstract_state(start, mesh)
+        abstract = state.abstract_state(Objective, RECIPE, mesh)
         batched = [
             global_batch.assemble(batch(step), range(SHAPE[0]), SHAPE[0], mesh) for step in range(STEPS)
         ]
-        lowered = state.make_train_step(loss, make_optimizer(), EMA, 0, abstract).lower(abstract, batched[0])
-        with written_to_stderr() as log:
+        lowered = state.make_train_step(Objective, RECIPE, abstract, {}).lower(abstract, {}, batched[0])
+        with compiled_afresh(), written_to_stderr() as log:
             step = lowered.compile(compiler_options=QUICK)
         current = jax.device_put(start(), jax.tree.map(lambda leaf: leaf.sharding, abstract))
         losses = []
         for number, rows in enumerate(batched):
-            current, metrics = step(current, rows)
+            current, metrics = step(current, {}, rows)
             losses.append(float(metrics["loss"]))
             if number == 0:
                 moments = jax.device_get(current.opt_state[1][0].mu)

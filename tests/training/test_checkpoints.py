@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
+from running import assert_same_bits
 
 from dydiff_jax.distributed import mesh as meshes
-from dydiff_jax.training import optim, state
+from dydiff_jax.training import state
+from dydiff_jax.training.checkpoints import loading
 from dydiff_jax.training.checkpoints import manager as checkpoints
 
 ONE = meshes.MeshOptions(data=1)
@@ -17,9 +19,8 @@ ALL = meshes.MeshOptions(data=2, fsdp=2, tensor=2)
 
 
 def abstract_of(mesh_options, width=16):
-    mesh = meshes.make_mesh(mesh_options)
-    optimizer = optim.make_optimizer(toy.OPTIMIZER, 100)
-    return state.abstract_state(lambda: state.init_state(toy.make_task(width).init, optimizer, seed=3), mesh)
+    stage = toy.make_stage(width, steps=100)
+    return state.abstract_state(stage.objective, stage.recipe, meshes.make_mesh(mesh_options))
 
 
 def random_state(abstract):
@@ -38,16 +39,9 @@ def save(directory, current, steps=(1,), keep_last=2, keep_every=None):
             opened.save(step, current, {"count": step})
 
 
-def restore(directory, abstract, config_hash=""):
-    with checkpoints.Checkpoints(directory, 2, None, config_hash) as opened:
+def restore(directory, abstract):
+    with checkpoints.Checkpoints(directory, 2, None) as opened:
         return opened.restore(abstract)
-
-
-def assert_same_bits(found, expected):
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        assert a.dtype == b.dtype
-        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
 def edit_abstract(abstract, **changes):
@@ -86,27 +80,46 @@ def test_ema_is_read_alone_and_nothing_is_touched(tmp_path):
     save(tmp_path, current, steps=(1, 2))
     shutil.rmtree(tmp_path / "2" / "opt_state")
     (tmp_path / "3.orbax-checkpoint-tmp").mkdir()
-    ema, step = checkpoints.load_ema(tmp_path, abstract.ema)
+    ema, step = loading.load_ema(tmp_path, abstract.ema)
     assert step == 2
     assert_same_bits(ema, current.ema)
     assert (tmp_path / "3.orbax-checkpoint-tmp").is_dir()
-    assert checkpoints.load_ema(tmp_path, abstract.ema, step=1)[1] == 1
+    assert loading.load_ema(tmp_path, abstract.ema, step=1)[1] == 1
 
 
 def test_missing_checkpoints_are_named(tmp_path):
     abstract = abstract_of(ONE)
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        checkpoints.load_ema(tmp_path / "nowhere", abstract.ema)
+        loading.load_ema(tmp_path / "nowhere", abstract.ema)
     with pytest.raises(FileNotFoundError, match="expected a checkpoint, found none"):
-        checkpoints.load_ema(tmp_path, abstract.ema)
+        loading.load_ema(tmp_path, abstract.ema)
     save(tmp_path, random_state(abstract), steps=(5,))
     with pytest.raises(FileNotFoundError, match=r"checkpoint 7, found \[5\]"):
-        checkpoints.load_ema(tmp_path, abstract.ema, step=7)
+        loading.load_ema(tmp_path, abstract.ema, step=7)
 
 
 def test_policy_keeps_the_newest_and_every_few(tmp_path):
     save(tmp_path, random_state(abstract_of(ONE)), steps=range(1, 9), keep_last=2, keep_every=3)
     assert sorted(int(path.name) for path in tmp_path.iterdir()) == [3, 6, 7, 8]
+
+
+@pytest.mark.parametrize("keep_best, kept", [(True, ["2", "5", "6"]), (False, ["5", "6"])])
+def test_the_best_checkpoint_is_kept_too(tmp_path, keep_best, kept):
+    """As the notes of the one that is saved name it; of those that were the best before, none stays for it."""
+    scores = {1: 0.5, 2: 0.1, 3: 0.3, 4: 0.2, 5: 0.4, 6: 0.1}
+    current, best = random_state(abstract_of(ONE)), None
+    with checkpoints.Checkpoints(tmp_path, 2, None, keep_best=keep_best) as opened:
+        assert loading.best_step(tmp_path) is None
+        for step, score in scores.items():
+            best = best if best and best["score"] <= score else {"step": step, "score": score}
+            opened.save(step, current, {"best": best})
+            if step == 1:
+                opened.wait()
+                assert loading.best_step(tmp_path) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
+    assert loading.best_step(tmp_path) == 2
+    if keep_best:
+        assert loading.load_ema(tmp_path, abstract_of(ONE).ema, step=2)[1] == 2
 
 
 def test_leftovers_of_a_killed_save_are_ignored_and_removed(tmp_path):

@@ -1,28 +1,27 @@
-"""A run whose newest checkpoint is damaged names the file, goes on from the one before, and ends the same."""
+"""A run whose newest checkpoint is damaged names the file, resumes from the one before, and ends the same."""
 
 import errno
 import os
-import pathlib
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import test_checkpoints
 import toy
-from test_loop import assert_same_run, compilation_cache  # noqa: F401 (a fixture of this file too)
+from running import assert_same_bits, assert_same_run, names
+from running import folder as toy_folder
 
-from dydiff_jax.training.checkpoints import folders, manifest
+from dydiff_jax.training.checkpoints import folders, loading, manifest
 from dydiff_jax.training.checkpoints import manager as checkpoints
 
-RUN = {"steps": 12, "checkpoint_every": 4, "keep_last": 3}
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+RUN = {"steps": 12, "checkpoint_every": 4, "keep_last": 3, "validate_every": 4}
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory):
+def reference(tmp_path_factory, cache_directory):
     """The work directory and the last state of a run that nobody disturbed."""
     workdir = tmp_path_factory.mktemp("reference")
     return workdir, toy.train(workdir, **RUN)
@@ -59,12 +58,8 @@ def flip_a_bit(path, rng):
     return True
 
 
-def names(directory):
-    return sorted(path.name for path in directory.iterdir())
-
-
-def open_all(directory, keep_last=2, keep_every=None, config_hash=""):
-    return checkpoints.Checkpoints(directory, keep_last, keep_every, config_hash)
+def open_all(directory, keep_last=2, keep_every=None, fingerprint=""):
+    return checkpoints.Checkpoints(directory, keep_last, keep_every, fingerprint)
 
 
 FLIPPED = [
@@ -82,31 +77,49 @@ DAMAGES = {
 } | {f"flipped-{name}": (name, lambda path: flip_a_bit(path, random.Random(0))) for name in FLIPPED}
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path, reference, capsys, damage):
-    workdir = tmp_path / "run"
-    shutil.copytree(reference[0], workdir)
+def damage_newest(directory, damage):
+    """Spoils the newest checkpoint; the file or folder that is to blame."""
     pattern, change = DAMAGES[damage]
-    newest = workdir / "checkpoints/12"
+    newest = directory / max(names(directory), key=int)
     (path,) = newest.glob(pattern) if pattern else [newest]
     change(path)
-    assert_same_run(workdir, toy.train(workdir, **RUN), reference)
+    return path
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_checkpoint_before_a_damaged_one_is_restored(copied, capsys, damage):
+    directory, abstract, current = copied
+    path = damage_newest(directory, damage)
+    with open_all(directory) as opened:
+        found, notes = opened.restore(abstract)
+    assert_same_bits(found, current)
+    assert notes == {"count": 4}
     said = capsys.readouterr().err
-    assert f"checkpoint {newest} is damaged: {path}" in said
-    assert "it is kept as 12.damaged, and checkpoint 8 is used" in said and "8 of 12 steps done" in said
-    assert names(workdir / "checkpoints") == ["12", "12.damaged", "4", "8"]
-    manifest.verify(newest)
+    assert f"checkpoint {directory / '8'} is damaged: {path}" in said
+    assert "it is kept as 8.damaged, and checkpoint 4 is used" in said
+    assert names(directory) == ["4", "8.damaged"]
 
 
-def test_a_run_goes_on_from_the_checkpoint_before_a_removed_one(tmp_path, reference):
+@pytest.mark.parametrize("damage", ["truncated", "missing-part", "missing-manifest", "flipped-params/d/*"])
+def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path, reference, capsys, damage):
     workdir = tmp_path / "run"
     shutil.copytree(reference[0], workdir)
-    shutil.rmtree(workdir / "checkpoints/12")
+    damage_newest(toy_folder(workdir), damage)
+    assert_same_run(workdir, toy.train(workdir, **RUN), reference)
+    assert "8 of 12 steps done" in capsys.readouterr().err
+    assert names(toy_folder(workdir)) == ["12", "12.damaged", "4", "8"]
+    manifest.verify(toy_folder(workdir) / "12")
+
+
+def test_a_run_resumes_from_the_checkpoint_before_a_removed_one(tmp_path, reference):
+    workdir = tmp_path / "run"
+    shutil.copytree(reference[0], workdir)
+    shutil.rmtree(toy_folder(workdir) / "12")
     assert_same_run(workdir, toy.train(workdir, **RUN), reference)
 
 
 def test_a_flipped_bit_in_any_file_is_found(copied):
-    """By a run; readers need only the averaged parameters and the files beside the parts."""
+    """By a run; readers need only the EMA and the files beside the parts."""
     directory, _, _ = copied
     rng, seen = random.Random(1), 0
     for path in files_of(directory / "8"):
@@ -125,22 +138,20 @@ def test_a_flipped_bit_in_any_file_is_found(copied):
 
 
 @pytest.mark.parametrize("name, expected", [("ema/_METADATA", 4), ("params/_METADATA", 8)])
-def test_a_reader_takes_the_newest_sound_average_and_leaves_everything_as_it_is(
-    copied, capsys, name, expected
-):
+def test_a_reader_takes_the_newest_valid_ema_and_leaves_everything_as_it_is(copied, capsys, name, expected):
     directory, abstract, current = copied
     flip_a_bit(directory / "8" / name, random.Random(0))
     before = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
-    ema, step = checkpoints.load_ema(directory, abstract.ema)
+    ema, step = loading.load_ema(directory, abstract.ema)
     assert step == expected
-    test_checkpoints.assert_same_bits(ema, current.ema)
+    assert_same_bits(ema, current.ema)
     assert {path: path.stat().st_mtime_ns for path in directory.rglob("*")} == before
     said = capsys.readouterr().err
     assert (f"{directory / '8'} is damaged: {directory / '8' / name}: " in said) == (expected == 4)
     with open_all(directory) as opened:
         found, notes = opened.restore(abstract)
     assert notes == {"count": 4}
-    test_checkpoints.assert_same_bits(found, current)
+    assert_same_bits(found, current)
     assert names(directory) == ["4", "8.damaged"]
 
 
@@ -149,8 +160,8 @@ def test_a_reader_that_asks_for_a_damaged_step_is_refused(copied):
     path = directory / "8/ema/_METADATA"
     flip_a_bit(path, random.Random(0))
     with pytest.raises(ValueError, match=f"checkpoint {directory / '8'} is damaged: {path}: another content"):
-        checkpoints.load_ema(directory, abstract.ema, step=8)
-    assert checkpoints.load_ema(directory, abstract.ema, step=4)[1] == 4
+        loading.load_ema(directory, abstract.ema, step=8)
+    assert loading.load_ema(directory, abstract.ema, step=4)[1] == 4
 
 
 def test_a_checkpoint_that_is_removed_while_it_is_read_is_not_damaged(copied, capsys, monkeypatch):
@@ -164,12 +175,12 @@ def test_a_checkpoint_that_is_removed_while_it_is_read_is_not_damaged(copied, ca
         verify(folder, part)
 
     monkeypatch.setattr(manifest, "verify", remove_first)
-    assert checkpoints.load_ema(directory, abstract.ema)[1] == 4
+    assert loading.load_ema(directory, abstract.ema)[1] == 4
     assert "damaged" not in capsys.readouterr().err
 
 
-def test_without_a_sound_checkpoint_a_run_never_starts_anew(copied):
-    """All are named; nothing is moved, so that the next attempt says the same; also what was set aside counts."""
+def test_without_a_valid_checkpoint_a_run_never_starts_afresh(copied):
+    """All are named; nothing is moved, so that the next attempt says the same; also what was quarantined counts."""
     directory, abstract, _ = copied
     rng = random.Random(0)
     flip_a_bit(directory / "4/_CHECKPOINT_METADATA", rng)
@@ -177,19 +188,19 @@ def test_without_a_sound_checkpoint_a_run_never_starts_anew(copied):
     for _ in range(2):
         for load in (
             lambda: open_all(directory).restore(abstract),
-            lambda: checkpoints.load_ema(directory, abstract.ema),
+            lambda: loading.load_ema(directory, abstract.ema),
         ):
             with pytest.raises(ValueError) as error:
                 load()
             message = str(error.value)
-            assert f"no checkpoint in {directory} is sound" in message
+            assert f"no checkpoint in {directory} is valid" in message
             assert f"8: {directory / '8/manifest.json'}: missing" in message
             assert f"4: {directory / '4/_CHECKPOINT_METADATA'}: another content" in message
             assert "from a copy" in message and "another work directory" in message
     assert names(directory) == ["4", "8"]
     shutil.rmtree(directory / "4")
     folders.quarantine(directory, 8)
-    with pytest.raises(ValueError, match=r"8\.damaged: set aside before"):
+    with pytest.raises(ValueError, match=r"8\.damaged: quarantined before"):
         open_all(directory).restore(abstract)
 
 
@@ -204,7 +215,7 @@ def test_a_new_run_has_nothing_to_restore(tmp_path):
 
 
 def test_damaged_checkpoints_are_not_among_those_kept(copied):
-    """With keep_last=1 the sound one goes only when another is whole; names of those set aside stay apart."""
+    """With keep_last=1 the valid one goes only when another is whole; names of those quarantined stay apart."""
     directory, abstract, current = copied
     rng = random.Random(0)
     for expected in (["4", "8.damaged"], ["8", "8.damaged"]):
@@ -231,24 +242,24 @@ def test_checkpoints_without_a_manifest_are_not_among_those_kept(copied):
     assert names(directory) == ["12", "4", "8"]
 
 
-def test_a_sound_checkpoint_that_does_not_fit_is_refused_and_stays(copied):
+def test_a_valid_checkpoint_that_does_not_fit_is_refused_and_stays(copied):
     directory, abstract, _ = copied
     wide = test_checkpoints.abstract_of(test_checkpoints.ONE, width=32)
     with open_all(directory) as opened, pytest.raises(ValueError, match="does not fit the model"):
         opened.restore(wide)
-    with open_all(directory, config_hash="abc") as opened, pytest.raises(ValueError) as error:
+    with open_all(directory, fingerprint="abc") as opened, pytest.raises(ValueError) as error:
         opened.restore(abstract)
-    assert "expected the hash 'abc', found ''" in str(error.value)
-    assert str(directory.parent / "config.json") in str(error.value)
+    assert f"checkpoint {directory / '8'} was made with another configuration" in str(error.value)
+    assert "expected the fingerprint 'abc', found ''" in str(error.value)
     assert names(directory) == ["4", "8"]
 
 
 def test_a_checkpoint_of_the_same_configuration_is_restored(tmp_path, saved):
     _, abstract, current = saved
-    with open_all(tmp_path, config_hash="abc") as opened:
+    with open_all(tmp_path, fingerprint="abc") as opened:
         opened.save(1, current, {"a": [1, None, "x"]})
         found, notes = opened.restore(abstract)
-    test_checkpoints.assert_same_bits(found, current)
+    assert_same_bits(found, current)
     assert notes == {"a": [1, None, "x"]}
 
 
@@ -277,10 +288,10 @@ def test_a_save_that_fails_says_so_at_the_next_save(copied, monkeypatch, place):
     assert f"checkpoint {directory / '12'} could not be written: [Errno 28] No space left on device" in str(
         error.value
     )
-    assert f"goes on from checkpoint {newest}" in str(error.value)
+    assert f"resumes from checkpoint {newest}" in str(error.value)
     with open_all(directory) as opened:
         assert folders.whole(directory)[-1] == newest
-        test_checkpoints.assert_same_bits(opened.restore(abstract)[0], current)
+        assert_same_bits(opened.restore(abstract)[0], current)
     assert not [name for name in names(directory) if not name.isdigit()]
 
 
@@ -322,36 +333,15 @@ def test_a_save_that_fails_last_is_not_forgotten(tmp_path, saved, monkeypatch, c
     assert names(tmp_path) == []
 
 
-SLOW_HASH = """
-import sys, time
-sys.path.insert(0, {tests!r})
-import toy
-from dydiff_jax.training import manifest
-digest = manifest._digest
-def slow(path):
-    if "/8.partial/" in str(path):
-        time.sleep(0.2)
-    return digest(path)
-manifest._digest = slow
-toy.train({workdir!r}, steps=12, checkpoint_every=4, keep_last=3)
-"""
-
-
-def test_killed_while_the_manifest_is_being_written_a_run_goes_on_from_the_one_before(tmp_path, reference):
-    tests = str(pathlib.Path(toy.__file__).parent)
-    script = SLOW_HASH.format(tests=tests, workdir=str(tmp_path))
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, env=dict(os.environ))
-    half = tmp_path / "checkpoints/8.partial"
-    end = time.monotonic() + 60
-    while not half.exists():
-        assert process.poll() is None, process.stderr.read().decode()
-        assert time.monotonic() < end
-        time.sleep(0.01)
+def test_killed_while_the_manifest_is_being_written_a_run_resumes_from_the_one_before(
+    tmp_path, reference, server
+):
+    server.start(tmp_path, **RUN, slow_hash=8)
+    half = toy_folder(tmp_path) / "8.partial"
+    server.wait_for(lambda: half.exists() and not list(half.glob("*.orbax*")))
     time.sleep(0.1)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    process.stderr.close()
-    assert names(tmp_path / "checkpoints") == ["4", "8.partial"]
+    assert server.signal(signal.SIGKILL)[0] == -signal.SIGKILL
+    assert names(toy_folder(tmp_path)) == ["4", "8.partial"]
     assert not (half / "manifest.json").exists()
     assert_same_run(tmp_path, toy.train(tmp_path, **RUN), reference)
-    assert names(tmp_path / "checkpoints") == ["12", "4", "8"]
+    assert names(toy_folder(tmp_path)) == ["12", "4", "8"]

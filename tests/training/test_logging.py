@@ -1,7 +1,9 @@
 """What is written is what was measured, once."""
 
 import json
+import re
 import struct
+import time
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
@@ -17,7 +19,7 @@ def read_lines(workdir):
 def read_events(workdir):
     """{(tag, step): value} of all event files, from their length-delimited records."""
     values = {}
-    for path in sorted(workdir.glob("events.out.tfevents.*")):
+    for path in sorted((workdir / "tensorboard/toy").glob("events.out.tfevents.*")):
         data = path.read_bytes()
         while data:
             (length,) = struct.unpack("<Q", data[:8])
@@ -28,7 +30,7 @@ def read_events(workdir):
 
 
 def test_lines_hold_means_and_tensorboard_agrees(tmp_path):
-    with logging.MetricsLog(tmp_path, 0, {}, Phases()) as log:
+    with logging.MetricsLog(tmp_path, "toy", 0, {}, Phases()) as log:
         for value in (1.0, 2.0, 6.0):
             log.add({"loss": value})
         log.write(3, {"learning_rate": 0.5})
@@ -43,26 +45,26 @@ def test_lines_hold_means_and_tensorboard_agrees(tmp_path):
 
 
 def test_a_window_survives_a_restart(tmp_path):
-    with logging.MetricsLog(tmp_path, 0, {}, Phases()) as log:
+    with logging.MetricsLog(tmp_path, "toy", 0, {}, Phases()) as log:
         log.add({"loss": 1.0})
         notes = json.loads(json.dumps(log.notes))
-    with logging.MetricsLog(tmp_path, 1, notes, Phases()) as log:
+    with logging.MetricsLog(tmp_path, "toy", 1, notes, Phases()) as log:
         log.add({"loss": 2.0})
         log.write(2, {})
     assert [line["loss"] for line in read_lines(tmp_path)] == [1.5]
 
 
-def test_the_account_of_time_goes_on_after_a_restart(tmp_path):
+def test_the_time_breakdown_goes_on_after_a_restart(tmp_path):
     """Seconds of the checkpoint are kept, those logged after it are lost, and the restart is counted."""
     first = Phases()
     first.move("start", "step", 50.0)
-    with logging.MetricsLog(tmp_path, 0, {}, first) as log:
+    with logging.MetricsLog(tmp_path, "toy", 0, {}, first) as log:
         log.write(1, {})
         notes = json.loads(json.dumps(log.notes))
         first.move("start", "step", 30.0)
         log.write(2, {})
     second = Phases()
-    with logging.MetricsLog(tmp_path, 1, notes, second) as log:
+    with logging.MetricsLog(tmp_path, "toy", 1, notes, second) as log:
         log.write(2, {})
     lines = read_lines(tmp_path)
     assert [line["starts"] for line in lines] == [1, 2]
@@ -70,24 +72,75 @@ def test_the_account_of_time_goes_on_after_a_restart(tmp_path):
     assert lines[1]["seconds"]["lost"] == pytest.approx(30.0, abs=0.1)
 
 
-def test_later_and_unfinished_lines_are_dropped(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 2, "loss": 0.1}\n{"step": 4, "loss": 0.2}\n{"step": 6, "loss": 0.3}\n{"st')
-    logging.drop_later_lines(path, 4)
-    assert path.read_text() == '{"step": 2, "loss": 0.1}\n{"step": 4, "loss": 0.2}\n'
+def test_validation_has_lines_and_the_lowest_score_is_the_best(tmp_path):
+    """By the first value: the earlier of two equal ones, never one that is not finite. A restart keeps it."""
+    with logging.MetricsLog(tmp_path, "toy", 0, {}, Phases()) as log:
+        log.add({"loss": 1.0})
+        for step, score in ((2, float("nan")), (4, 0.5), (6, 0.25), (8, 0.25)):
+            log.write_validation(step, {"valid_crps": score, "valid_bias": -step}, seconds=0.0)
+        assert log.notes["best"] == {"step": 6, "score": 0.25} and log.validated == 8
+        log.write(9, {})
+        notes = json.loads(json.dumps(log.notes))
+    assert read_events(tmp_path)["valid_crps", 6] == 0.25
+    with logging.MetricsLog(tmp_path, "toy", 9, notes, Phases()) as log:
+        log.write_validation(10, {"valid_crps": 0.3}, seconds=0.0)
+        assert log.notes["best"] == {"step": 6, "score": 0.25}
+    lines = read_lines(tmp_path)
+    assert [line.get("valid_crps") for line in lines] == [None, 0.5, 0.25, 0.25, None, 0.3]
+    assert "valid_crps" in lines[0] and "steps_per_second" not in lines[0] and lines[4]["loss"] == 1.0
 
 
-def test_a_broken_line_is_named(tmp_path):
+def test_the_time_of_validation_is_no_part_of_the_rate(tmp_path):
+    with logging.MetricsLog(tmp_path, "toy", 0, {}, Phases()) as log:
+        time.sleep(0.1)
+        log.write_validation(5, {"valid_crps": 0.5}, seconds=0.09)
+        log.write(10, {})
+    assert read_lines(tmp_path)[-1]["steps_per_second"] > 10 / 0.08
+
+
+def line(stage, step):
+    return f'{{"stage": "{stage}", "step": {step}}}\n'
+
+
+@pytest.mark.parametrize(
+    "stage, step, kept",
+    [
+        ("a", 4, [("a", 2), ("a", 4)]),
+        ("b", 2, [("a", 2), ("a", 4), ("a", 9), ("b", 1)]),
+        ("b", 0, [("a", 2), ("a", 4), ("a", 9)]),
+        ("c", 4, [("a", 2), ("a", 4), ("a", 9), ("b", 1), ("b", 5), ("c", 1)]),
+        ("d", 0, [("a", 2), ("a", 4), ("a", 9), ("b", 1), ("b", 5), ("c", 1)]),
+    ],
+)
+def test_later_and_unfinished_lines_are_dropped(tmp_path, stage, step, kept):
+    """Those of this stage after the step, and of all later stages; those of earlier stages stay."""
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 2}\nloss is low\n{"step": 4}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: .*loss is low"):
-        logging.drop_later_lines(path, 4)
+    lines = [("a", 2), ("a", 4), ("a", 9), ("b", 1), ("b", 5), ("c", 1)]
+    path.write_text("".join(line(*found) for found in lines) + '{"st')
+    last = logging.drop_later_lines(path, stage, step)
+    assert path.read_text() == "".join(line(*found) for found in kept)
+    own = [found for found in lines if found[0] == stage]
+    assert last == ({"stage": stage, "step": own[-1][1]} if own else {})
+
+
+@pytest.mark.parametrize("broken", ["loss is low", '{"step": 3}', '{"stage": "a"}', "[]"])
+def test_a_broken_line_is_named(tmp_path, broken):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f"{line('a', 2)}{broken}\n{line('a', 4)}")
+    with pytest.raises(ValueError, match=rf"metrics\.jsonl, line 2: .*{re.escape(broken)}"):
+        logging.drop_later_lines(path, "a", 4)
 
 
 def test_the_bar_shows_rate_time_left_and_loss(capfd):
-    with logging.progress_bar(5, 10) as bar:
+    with logging.progress_bar("toy", 5, 10) as bar:
         bar.set_postfix_str("loss 0.25", refresh=False)
         bar.update(1)
         bar.refresh()
     shown = capfd.readouterr().err
-    assert "6/10" in shown and "step/s" in shown and "<" in shown and "loss 0.25" in shown
+    assert (
+        "train toy" in shown
+        and "6/10" in shown
+        and "step/s" in shown
+        and "<" in shown
+        and "loss 0.25" in shown
+    )

@@ -19,7 +19,12 @@ from dydiff_jax.distributed import mesh as meshes
 from dydiff_jax.models import layers
 from dydiff_jax.training import state
 
-each_mesh = pytest.mark.parametrize("sizes", MESHES, ids=lambda sizes: "x".join(map(str, sizes)))
+#: A U-ViT is compiled for every mesh, which takes its time; `test_sharding` and `test_stages` train a toy on them.
+each_mesh = pytest.mark.parametrize(
+    "sizes",
+    [pytest.param(sizes, marks=pytest.mark.slow) for sizes in MESHES],
+    ids=lambda sizes: "x".join(map(str, sizes)),
+)
 
 
 def compare(found, expected, tolerance):
@@ -49,7 +54,7 @@ def test_gradients(sizes):
 
 @each_mesh
 def test_training(sizes):
-    """20 steps of AdamW with a moving average: in the last place."""
+    """20 steps of AdamW with an EMA: in the last place."""
     found, expected = run(sizes), run(ONE)
     np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-5)
     assert expected.losses[-1] < 0.8 * expected.losses[0]
@@ -65,7 +70,7 @@ def test_work_is_divided_evenly(sizes):
 
 @each_mesh
 def test_nothing_is_kept_whole(sizes):
-    """What the devices hold of parameters, moments and average, after a step."""
+    """What the devices hold of parameters, moments and EMA, after a step."""
     _, fsdp, tensor = sizes
     final = run(sizes).final
     parts = {name: fsdp * tensor if split else fsdp for name, _, split in kernels()}
@@ -149,16 +154,17 @@ def test_layouts_that_xla_cannot_reach_directly_do_not_occur(sizes):
     assert not [line for line in run(sizes).log if "rematerialization" in line]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(1, 8, 1), (1, 1, 8), (2, 2, 2)])
 def test_a_fresh_state_is_never_whole(sizes):
     """No array of the program that makes it has the shape of a leaf that is split, nor does it need the room."""
-    mesh = make_mesh(sizes)
+    mesh, objective, recipe = make_mesh(sizes), mesh_network.Objective, mesh_network.RECIPE
 
     def fresh():
-        return state.init_state(mesh_network.init, mesh_network.make_optimizer(), seed=0)
+        return state.init_state(objective, recipe)
 
     with jax.set_mesh(mesh):
-        abstract = state.abstract_state(fresh, mesh)
+        abstract = state.abstract_state(objective, recipe, mesh)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         compiled = (
             jax.jit(fresh, out_shardings=shardings).lower().compile(compiler_options=mesh_network.QUICK)
@@ -222,6 +228,7 @@ def test_a_convolution_split_over_space_would_be_found(monkeypatch):
         compare(split, whole, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [0.5, 2, 1 + 3e-4])
 def test_the_comparison_finds_one_wrong_leaf(factor):
     """Any leaf whose gradient is off by a factor, and no other."""

@@ -3,7 +3,6 @@
 import ast
 import collections
 import itertools
-import os
 import pathlib
 import socket
 import subprocess
@@ -13,14 +12,15 @@ import jax
 import numpy as np
 import pytest
 import toy
+from running import ENVIRONMENT, assert_same_bits
 
-from dydiff_jax.data.pipeline import TrainBatches, WindowOptions, make_splits
+from dydiff_jax.data.batches import TrainBatches
+from dydiff_jax.data.splits import DatasetOptions, make_splits
 from dydiff_jax.distributed import global_batch
 from dydiff_jax.distributed import mesh as meshes
 from dydiff_jax.training import loop
 from dydiff_jax.training.checkpoints import manager as checkpoints
-from dydiff_jax.training.state import abstract_state
-from dydiff_jax.training.task import Recipe, TrainOptions
+from dydiff_jax.training.state import abstract_state, make_train_step
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "data"))
 from trajectories import counting
@@ -28,9 +28,7 @@ from trajectories import counting
 #: (data, fsdp, tensor): 8, 4, 1 and again 8 devices.
 MOVES = [(2, 2, 2), (1, 2, 2), (1, 1, 1), (1, 4, 2)]
 LEG = 10
-RECIPE = Recipe(
-    TrainOptions(LEG * len(MOVES), toy.BATCH_SIZE), toy.OPTIMIZER, toy.EMA, seed=5, config_hash="abc"
-)
+STAGE = toy.make_stage(steps=LEG * len(MOVES))
 
 
 def make_mesh(sizes):
@@ -39,18 +37,16 @@ def make_mesh(sizes):
 
 def leg(directory, mesh, steps, after=lambda state: None):
     """Trains some steps from the newest checkpoint or from the start, and saves; the losses."""
-    task = toy.make_task()
-    init = loop.initializer(task.init, RECIPE)
-    losses = []
+    examples, losses = toy.make_examples(), []
     with jax.set_mesh(mesh), checkpoints.Checkpoints(directory, 1, None, "abc") as opened:
-        abstract = abstract_state(init, mesh)
-        current, _ = loop.start(init, abstract, opened)
+        abstract = abstract_state(STAGE.objective, STAGE.recipe, mesh)
+        current, _ = loop.start(STAGE, abstract, opened)
         after(current)
-        step = loop.make_step(task, RECIPE, abstract)
+        step = make_train_step(STAGE.objective, STAGE.recipe, abstract, {})
         for n in range(int(current.step), int(current.step) + steps):
             rows = global_batch.local_rows(toy.BATCH_SIZE, mesh)
-            batch = global_batch.assemble(task.rows(n, rows), rows, toy.BATCH_SIZE, mesh)
-            current, metrics = step(current, batch)
+            batch = global_batch.assemble(examples.rows(n, rows), rows, toy.BATCH_SIZE, mesh)
+            current, metrics = step(current, {}, batch)
             losses.append(float(metrics["loss"]))
         opened.save(n + 1, current, {})
         saved = jax.device_get(current)
@@ -63,9 +59,7 @@ def test_from_8_devices_to_4_to_1_and_back(tmp_path):
 
     def restored(current):
         if saved is not None:
-            for found, expected in zip(jax.tree.leaves(current), jax.tree.leaves(saved), strict=True):
-                assert found.dtype == expected.dtype
-                assert np.asarray(found).tobytes() == np.asarray(expected).tobytes()
+            assert_same_bits(current, saved)
         kernel = current.ema["up"]["kernel"].sharding
         assert kernel.mesh.devices.size == np.prod(sizes)
         split.update(axis for axis in kernel.spec if axis is not None)
@@ -84,7 +78,7 @@ def test_from_8_devices_to_4_to_1_and_back(tmp_path):
 @pytest.mark.parametrize("size", [4, 8, 12])
 def test_every_example_is_seen_once_an_epoch_on_whatever_meshes(size):
     """An epoch and its batches are cut at other places: the sequence of examples is one, for all meshes together."""
-    options = WindowOptions(num_context=2, num_forecast=1, split="trajectory", fractions=(0.4, 0.3, 0.3))
+    options = DatasetOptions(num_context=2, num_forecast=1, split="trajectory", fractions=(0.4, 0.3, 0.3))
     windows = make_splits(counting(lengths=(13, 13, 13)), options).train
     epoch = len(windows)
     steps = -(-2 * epoch // size)
@@ -110,12 +104,13 @@ sys.path.insert(0, {tests!r})
 import jax
 import test_checkpoints, toy
 from jax.experimental import multihost_utils
-from dydiff_jax import cluster
-from dydiff_jax.training import checkpoints, manifest, sharding
+from dydiff_jax.distributed import cluster
+from dydiff_jax.distributed import mesh as meshes
+from dydiff_jax.training.checkpoints import loading, manager as checkpoints, manifest
 
 cluster.start()
 directory = pathlib.Path({directory!r})
-abstract = test_checkpoints.abstract_of(sharding.MeshOptions(fsdp=4, tensor=2))
+abstract = test_checkpoints.abstract_of(meshes.MeshOptions(fsdp=4, tensor=2))
 current = test_checkpoints.random_state(abstract)
 
 def spoil(step):
@@ -148,13 +143,14 @@ with checkpoints.Checkpoints(directory, 2, None) as opened:
     manifest.write = write
     spoil(4)
     spoilt = refused(lambda: opened.restore(abstract), ValueError)
-    ema = refused(lambda: checkpoints.load_ema(directory, abstract.ema, 4), ValueError) or "read"
+    ema = refused(lambda: loading.load_ema(directory, abstract.ema, 4), ValueError) or "read"
     print([notes["count"], full, spoilt, ema], flush=True)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_agree_on_the_checkpoint_and_on_what_is_wrong(tmp_path):
-    """Only the first looks at the files and only it can fail to write the manifest; both go on or stop alike."""
+    """Only process 0 looks at the files and only it can fail to write the manifest; both resume or stop alike."""
     script = PROCESSES.format(tests=str(pathlib.Path(__file__).parent), directory=str(tmp_path))
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -163,7 +159,7 @@ def test_two_processes_agree_on_the_checkpoint_and_on_what_is_wrong(tmp_path):
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, **settings, "JAX_PROCESS_ID": str(i)},
+            env={**ENVIRONMENT, **settings, "JAX_PROCESS_ID": str(i)},
         )
         for i in range(2)
     ]  # fmt: skip
@@ -181,7 +177,7 @@ def test_two_processes_agree_on_the_checkpoint_and_on_what_is_wrong(tmp_path):
     assert (
         "no checkpoint" in spoilt
         and "4/params/_METADATA: shorter" in spoilt
-        and "8.damaged: set aside" in spoilt
+        and "8.damaged: quarantined" in spoilt
     )
     assert ema == "read"
     said = [f"checkpoint {tmp_path / '8'} is damaged" in error for _, error in outputs]

@@ -1,4 +1,4 @@
-"""Meshes, the table of rules, and the training of a toy on a few meshes; the network has test_meshes.py."""
+"""Meshes, the rules of the U-ViT, and the training of a toy on a few meshes; the network has test_meshes.py."""
 
 import jax
 import numpy as np
@@ -8,7 +8,9 @@ from jax.sharding import PartitionSpec as P
 
 from dydiff_jax.distributed import global_batch
 from dydiff_jax.distributed import mesh as meshes
-from dydiff_jax.training import optim, state
+from dydiff_jax.distributed.rules import leaf_spec
+from dydiff_jax.models.layers import RULES
+from dydiff_jax.training import state
 
 MESHES = {
     "data": meshes.MeshOptions(),
@@ -21,20 +23,16 @@ ONE = meshes.MeshOptions(data=1)
 def train(options, steps=4):
     """Losses of a few steps of the toy, the state after them, and how often the step was compiled."""
     mesh = meshes.make_mesh(options)
-    task = toy.make_task()
-    optimizer = optim.make_optimizer(toy.OPTIMIZER, steps)
-
-    def init():
-        return state.init_state(task.init, optimizer, seed=0)
-
+    stage, examples = toy.make_stage(steps=steps), toy.make_examples()
     with jax.set_mesh(mesh):
-        abstract = state.abstract_state(init, mesh)
-        current = jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
-        step = state.make_train_step(task.loss, optimizer, toy.EMA, 0, abstract)
+        abstract = state.abstract_state(stage.objective, stage.recipe, mesh)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        current = jax.jit(lambda: state.init_state(stage.objective, stage.recipe), out_shardings=shardings)()
+        step = state.make_train_step(stage.objective, stage.recipe, abstract, {})
         losses = []
         for n in range(steps):
-            batch = global_batch.assemble(task.rows(n, range(8)), range(8), toy.BATCH_SIZE, mesh)
-            current, metrics = step(current, batch)
+            batch = global_batch.assemble(examples.rows(n, range(8)), range(8), toy.BATCH_SIZE, mesh)
+            current, metrics = step(current, {}, batch)
             losses.append(float(metrics["loss"]))
     return losses, current, step._cache_size()
 
@@ -55,7 +53,7 @@ def test_training_does_not_depend_on_the_mesh(one_device, name):
     assert compilations == 1
     mesh = meshes.make_mesh(MESHES[name])
     for path, leaf in jax.tree_util.tree_leaves_with_path(current):
-        spec = meshes.leaf_spec(meshes.leaf_name(path), leaf.shape, mesh)
+        spec = leaf_spec(meshes.leaf_name(path), leaf.shape, mesh, RULES)
         assert leaf.sharding.is_equivalent_to(jax.NamedSharding(mesh, spec), leaf.ndim)
 
 
@@ -81,7 +79,16 @@ def test_training_does_not_depend_on_the_mesh(one_device, name):
 )
 def test_rules(path, shape, spec):
     """Kernels are split by inputs and outputs, never by a window; what is not divisible stays whole."""
-    assert meshes.leaf_spec(path, shape, meshes.make_mesh(MESHES["all"])) == spec
+    assert leaf_spec(path, shape, meshes.make_mesh(MESHES["all"]), RULES) == spec
+
+
+def test_the_rules_are_those_of_the_module():
+    """Another table, another layout; without one all is replicated."""
+    mesh = meshes.make_mesh(MESHES["all"])
+    rules = ((r"kernel$", (None, "tensor")), (r"", ("fsdp",)))
+    assert leaf_spec("a/kernel", (8, 8), mesh, rules) == P(None, "tensor")
+    assert leaf_spec("a/bias", (8,), mesh, rules) == P("fsdp")
+    assert leaf_spec("a/kernel", (8, 8), mesh, ()) == P()
 
 
 def test_meshes_that_do_not_fit_are_refused():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from running import ENVIRONMENT
 
 STEPS = 5000
 
@@ -14,14 +15,14 @@ SOAK = """
 import json, sys
 import jax
 import toy
-from dydiff_jax.training import loop, sharding
-from dydiff_jax.training.task import Recipe, TrainOptions
+from dydiff_jax.distributed import mesh as meshes
+from dydiff_jax.training import loop
 
 seen, compiled = [], []
 jax.monitoring.register_event_duration_secs_listener(
     lambda event, duration, **_: compiled.append(event) if event.endswith("backend_compile_duration") else None
 )
-made = toy.make_task()
+made = toy.make_examples()
 
 def watched(first, wanted):
     for step, batch in enumerate(made.stream(first, wanted), first):
@@ -30,19 +31,20 @@ def watched(first, wanted):
             seen.append((step, pages, len(compiled)))
         yield batch
 
-options = TrainOptions(int(sys.argv[2]), toy.BATCH_SIZE, log_every=50, checkpoint_every=500)
-mesh = sharding.make_mesh(sharding.MeshOptions(data=2, fsdp=2, tensor=2))
-loop.train(made._replace(stream=watched), Recipe(options, toy.OPTIMIZER, toy.EMA, 5), mesh, sys.argv[1])
+stage = toy.make_stage(steps=int(sys.argv[2]), log_every=50, checkpoint_every=500)
+session = toy.session(sys.argv[1], meshes.make_mesh(meshes.MeshOptions(data=2, fsdp=2, tensor=2)))
+loop.train(stage, {}, made._replace(stream=watched), session, fingerprint="abc")
 print(json.dumps(seen))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not pathlib.Path("/proc/self/statm").exists(), reason="reads resident memory from /proc")
 def test_5000_steps_grow_by_less_than_5_percent_and_compile_nothing(tmp_path):
     here = pathlib.Path(__file__).parent
     done = subprocess.run(
         [sys.executable, "-c", SOAK, str(tmp_path), str(STEPS)],
-        cwd=here, capture_output=True, text=True, timeout=300,
+        cwd=here, capture_output=True, text=True, timeout=300, env=ENVIRONMENT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     seen = {step: (pages, compiled) for step, pages, compiled in json.loads(done.stdout.splitlines()[-1])}

@@ -5,10 +5,14 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
+import json
 import os
 import pathlib
+import resource
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +29,7 @@ from dydiff_jax.models.layers import RULES
 from dydiff_jax.runs import files
 from dydiff_jax.system import Recipe, Stage, TrainOptions
 from dydiff_jax.training import loop, stages, state
+from dydiff_jax.training.checkpoints import folders, manifest
 from dydiff_jax.training.checkpoints import manager as checkpoints
 from dydiff_jax.training.fingerprints import Sections
 from dydiff_jax.types import Batch
@@ -33,6 +38,8 @@ BATCH_SIZE = 8
 OPTIMIZER = system.OptimizerOptions(learning_rate=1e-2, warmup_steps=3, decay="cosine", weight_decay=1e-2)
 EMA = system.EmaOptions(decay=0.99)
 NAME = "toy"
+#: The run that most tests disturb.
+RUN = {"steps": 40, "checkpoint_every": 4, "validate_every": 8, "keep_best": True}
 
 
 class Objective(NamedTuple):
@@ -76,11 +83,13 @@ def make_objective(width: int = 16) -> Objective:
     return Objective(init, loss)
 
 
-def make_examples(nan_at: int = -1, nan_steps: int = 1, pause: float = 0.0) -> Examples:
-    """White noise, poisoned at some steps."""
+def make_examples(nan_at: int = -1, nan_steps: int = 1, pause: float = 0.0, stop_at: int = -1) -> Examples:
+    """White noise, poisoned at some steps; SIGTERM arrives once ``stop_at`` steps are done."""
 
     def rows(step, wanted):
         time.sleep(pause)
+        if step == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
         rng = np.random.default_rng([7, step])
         frames = rng.standard_normal((BATCH_SIZE, 2, 2, 2, 1), dtype=np.float32)
         if nan_at <= step < nan_at + nan_steps:
@@ -112,14 +121,20 @@ def session(workdir, mesh=None) -> loop.Session:
     return loop.Session(mesh or meshes.make_mesh(meshes.MeshOptions(data=1)), pathlib.Path(workdir))
 
 
+@functools.cache
+def compiled_loss():
+    """The loss of the toy."""
+    return jax.jit(make_objective().loss)
+
+
 def score(ema):
     """A validation score: the error of a fixed batch."""
     batch, key = make_examples().rows(1000, range(BATCH_SIZE)), jax.random.key(9)
-    value, _ = jax.jit(make_objective().loss)(ema, {}, batch, key)
+    value, _ = compiled_loss()(ema, {}, batch, key)
     return {"valid_error": value.item(), "valid_bias": jnp.sum(ema["out"]["bias"]).item()}
 
 
-def train(workdir, mesh=None, width=16, nan_at=-1, nan_steps=1, pause=0.0, **options):
+def train(workdir, mesh=None, width=16, nan_at=-1, nan_steps=1, pause=0.0, stop_at=-1, **options):
     """Train the toy, by default on one device; with ``validate_every``, validated by `score`.
 
     Args:
@@ -128,9 +143,10 @@ def train(workdir, mesh=None, width=16, nan_at=-1, nan_steps=1, pause=0.0, **opt
       width: of the hidden layer.
       nan_at: the first step with a poisoned batch, and nan_steps how many there are.
       pause: seconds that a batch takes.
+      stop_at: steps done when SIGTERM arrives.
       **options: of TrainOptions.
     """
-    stage, examples = make_stage(width, **options), make_examples(nan_at, nan_steps, pause)
+    stage, examples = make_stage(width, **options), make_examples(nan_at, nan_steps, pause, stop_at)
     validate = score if "validate_every" in options else None
     return loop.train(stage, {}, examples, session(workdir, mesh), fingerprint="abc", validate=validate)
 
@@ -188,13 +204,43 @@ def serve():
 
 
 def main(workdir, settings):
-    """Train with the settings ``name=value``; ``fsdp=N`` takes all devices of all processes, ``two=1`` two stages."""
+    """Train with the settings ``name=value``, and print the digest of the result.
+
+    Beside those of `train` there are ``two=1`` for two stages, ``fsdp=N`` for all devices of all processes,
+    ``slow_hash=N`` for a checkpoint N whose manifest takes seconds, and ``file_limit=N`` for files of N bytes at most
+    after the first checkpoint.
+    """
     settings = dict(setting.split("=") for setting in settings)
-    settings = {k: float(v) if k == "pause" else int(v) for k, v in settings.items()}
+    settings = {name: json.loads(value) for name, value in settings.items()}
     cluster.start()
     mesh = meshes.make_mesh(meshes.MeshOptions(fsdp=settings.pop("fsdp"))) if "fsdp" in settings else None
+    hash_slowly(settings.pop("slow_hash", None))
+    limit_files(settings.pop("file_limit", None))
     act = train_two if settings.pop("two", 0) else train
     print(digest(act(workdir, mesh, **settings)), flush=True)
+
+
+def hash_slowly(step):
+    """Take seconds for the manifest of a checkpoint, so that a kill meets it."""
+    digest = manifest._digest
+
+    def slow(path):
+        time.sleep(0.2 if f"/{step}.partial/" in str(path) else 0)
+        return digest(path)
+
+    manifest._digest = slow
+
+
+def limit_files(size):
+    """Let the system refuse larger files once there is a checkpoint, as a quota would."""
+    commit = folders.commit
+
+    def limited(directory, step):
+        commit(directory, step)
+        if size is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    folders.commit = limited
 
 
 if __name__ == "__main__":

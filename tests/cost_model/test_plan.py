@@ -178,7 +178,7 @@ def test_another_number_of_devices_needs_prepare():
 
 
 MANY = """
-from dydiff_jax import plan
+from dydiff_jax.cost_model import plan
 plan.prepare(64)
 from tests import small
 found = plan.plan(small.config("dynamical,size=tiny", train__batch_size=64, mesh__fsdp=8), 64, "H100")
@@ -188,7 +188,8 @@ assert {row["axes"] for row in found["programs"]["CPU"]["collectives"]} >= {"fsd
 """
 
 CHIPS = """
-from dydiff_jax import build, plan
+from dydiff_jax import build
+from dydiff_jax.cost_model import plan
 plan.prepare(8)
 from tests import small
 changes = dict(train__batch_size=8, mesh__fsdp=2, model__blocks=(1, 1), model__dtype="bfloat16")
