@@ -16,21 +16,21 @@ import time
 import numpy as np
 
 from benchmarks.rangeserver import serving
+from dydiff_jax.data.batches import LoaderOptions, TrainBatches
 from dydiff_jax.data.formats import shard_writer, store
-from dydiff_jax.data.pipeline import TrainBatches, WindowOptions, make_splits
-from dydiff_jax.data.read_ahead import InputOptions
 from dydiff_jax.data.sources.folder import Folder
 from dydiff_jax.data.sources.shards import Shards
+from dydiff_jax.data.splits import DatasetOptions, make_splits
 
 BATCH, FILMS, FRAMES, GRID = 16, 2, 400, (64, 448, 2)
 #: Threads, workers and batches read ahead; the first reads on the spot.
 WAYS = {
-    "on the spot": InputOptions(1, 0, 0),
-    "1 thread": InputOptions(1, 0, 8),
-    "4 threads": InputOptions(4, 0, 8),
-    "16 threads": InputOptions(16, 0, 16),
-    "2 workers x 1": InputOptions(1, 2, 4),
-    "2 workers x 4": InputOptions(4, 2, 4),
+    "on the spot": LoaderOptions(1, 0, 0),
+    "1 thread": LoaderOptions(1, 0, 8),
+    "4 threads": LoaderOptions(4, 0, 8),
+    "16 threads": LoaderOptions(16, 0, 16),
+    "2 workers x 1": LoaderOptions(1, 2, 4),
+    "2 workers x 4": LoaderOptions(4, 2, 4),
 }
 REPEATS, BATCHES, WARM = 5, 30, 10
 #: Seconds before each answer of the server, and the threads that are compared.
@@ -55,7 +55,7 @@ def sources(root: pathlib.Path) -> dict:
     }
 
 
-def rate(windows, options: InputOptions) -> float:
+def rate(windows, options: LoaderOptions) -> float:
     """Examples in a second once as many batches were taken as are read ahead, and some."""
     stream = TrainBatches(windows, BATCH, 0, options).stream(0, range(BATCH))
     for _ in range(WARM + options.prefetch * max(1, options.workers)):
@@ -68,13 +68,13 @@ def rate(windows, options: InputOptions) -> float:
     return BATCH * BATCHES / taken
 
 
-def far_away(folder: pathlib.Path, options: WindowOptions) -> list[float]:
+def far_away(folder: pathlib.Path, options: DatasetOptions) -> list[float]:
     """Examples in a second from a server that waits; indexes of shards fit into the cache, frames do not."""
     store.CACHE = 2**22
     store.context.cache_clear()
     with serving(folder, DELAY) as (address, _):
         windows = make_splits(Shards(f"{address}/zarr").load(), options).train
-        return [rate(windows, InputOptions(threads, 0, threads)) for threads in THREADS]
+        return [rate(windows, LoaderOptions(threads, 0, threads)) for threads in THREADS]
 
 
 def table(head: str, columns, rows: dict) -> None:
@@ -88,7 +88,7 @@ def table(head: str, columns, rows: dict) -> None:
 
 def main():
     """Prints the tables."""
-    options = WindowOptions(4, 11, crop=64, random_crop=True)
+    options = DatasetOptions(4, 11, crop=64, random_crop=True)
     with tempfile.TemporaryDirectory() as root:
         splits = {
             name: make_splits(s.load(), options).train for name, s in sources(pathlib.Path(root)).items()

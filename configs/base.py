@@ -120,10 +120,14 @@ def get_config(method: str, size: str, schedule: str) -> ml_collections.ConfigDi
         seed=0,
         saved=4,  # windows kept in forecasts.npz and drawn
         beside=(),  # work directories of finished runs on the same data to score beside
+        figures=placeholder(
+            tuple
+        ),  # names of evaluation.plots.FIGURES; those of the kind of the data if None
         valid_windows=8,  # of the validation split, scored while training
         valid_members=4,
     )
     config.scores = dict(  # evaluation.scores.ScoreOptions
+        names=placeholder(tuple),  # of evaluation.scores.SCORES; those of the kind of the data if None
         pool_window=8,  # grid points
         pool_stride=2,  # grid points
         csi_threshold=0.0,  # unit of the data

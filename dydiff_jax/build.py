@@ -28,6 +28,7 @@ from dydiff_jax.data.card import DataCard
 from dydiff_jax.data.sources import SOURCES, Source
 from dydiff_jax.data.splits import DatasetOptions
 from dydiff_jax.distributed.mesh import MeshOptions
+from dydiff_jax.evaluation import plots, scores
 from dydiff_jax.evaluation.evaluate import EvaluationOptions
 from dydiff_jax.evaluation.scores import ScoreOptions, check_samples
 from dydiff_jax.models import MODELS
@@ -201,11 +202,6 @@ def _check_together(config: Config) -> None:
     if side is not None:
         for network in config.networks.values():
             within("config.dataset.crop", lambda network=network: network.check((side, side, 1)))
-        if config.scores.pool_window > side:
-            raise ConfigError(
-                f"config.scores.pool_window: expected at most the {side} grid points of a crop, "
-                f"found {config.scores.pool_window}"
-            )
     within("config.scores", lambda: check_samples(config.scores, config.evaluation.windows))
     if config.conditions.copy_path and not config.window.num_context:
         raise ConfigError("config.conditions.copy_path: there is no context frame to copy; expected False")
@@ -248,19 +244,22 @@ def build(config: Config, card: DataCard) -> Run:
     """The run of a config on data that a card describes.
 
     Raises:
-      ValueError: a network cannot take the frames, a pooling window does not fit on their grid, or the config sets
-        a stage that there is not.
+      ValueError: a network cannot take the frames, a listed score or figure has no meaning for them, or the config
+        sets a stage that there is not.
     """
     spec = card.spec
     codec = config.codec.build(spec, card.mean, card.std)
     frame = codec.frame_shape(spec.frame_shape)
     for options in config.networks.values():
         options.check(frame)
-    if config.scores.pool_window > min(spec.frame_shape[:2]) > 1:
-        raise ValueError(
-            f"config.scores.pool_window: expected at most the shorter side of the grid {spec.frame_shape[:2]}, "
-            f"found {config.scores.pool_window}"
-        )
+    made = within(
+        "config.scores",
+        lambda: scores.chosen(config.scores, spec.kind, spec.frame_shape, config.evaluation.members),
+    )
+    within(
+        "config.evaluation",
+        lambda: plots.chosen(config.evaluation.figures, spec.kind, spec.frame_shape, list(made)),
+    )
     recipes = {name: recipe for name, (recipe, _) in config.stages.items()}
     parts = Parts(
         window=config.window,
@@ -275,7 +274,9 @@ def build(config: Config, card: DataCard) -> Run:
     check_keys(config.stages, [stage.name for stage in stages], "config.stages")
     sources = {name: source for name, (_, source) in config.stages.items() if source is not None}
     placed = [
-        dataclasses.replace(stage, source=pathlib.Path(sources[stage.name])) if stage.name in sources else stage
+        dataclasses.replace(stage, source=pathlib.Path(sources[stage.name]))
+        if stage.name in sources
+        else stage
         for stage in stages
     ]
     return Run(config, card, system, tuple(numbered(placed)))

@@ -36,7 +36,7 @@ def choose(table: Mapping[str, T], name: Any, path: str) -> T:
 
 
 def convert(value: Any, kind: Any, path: str) -> Any:
-    """Check a value against a plain type, ``Literal``, tuple or optional; integers serve as floats, nothing else is cast.
+    """Check a value against a plain type, ``Literal``, tuple or optional; integers serve as floats.
 
     Raises:
       ConfigError: it has another type.
@@ -126,13 +126,14 @@ def defaults(constructor: type) -> dict[str, Any]:
 
 
 def within(path: str, check: Callable[[], T]) -> T:
-    """Run a check, and name the section in the error that it raises."""
+    """Run a check, and name the section, or the key, in the error that it raises."""
     try:
         return check()
     except ConfigError:
         raise
     except ValueError as error:
-        raise ConfigError(f"{path}.{error}") from error
+        names_key = str(error).partition(": ")[0].isidentifier()
+        raise ConfigError(f"{path}{'.' if names_key else ': '}{error}") from error
 
 
 def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:

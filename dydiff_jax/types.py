@@ -4,7 +4,7 @@
 |-----------|------------------|-------------|----------------------------------------------------------------|
 | b p k     |                  | axes        | batch, context (past) frames, forecast frames                  |
 | f         |                  | axis        | all frames of a window, f = p + k                              |
-| *s        |                  | axes        | a frame, channels last: (h, w, c) for fields, any shape for the mathematics |
+| *s        |                  | axes        | a frame, channels last: (h, w, c) for fields |
 | h w c     |                  | axes        | height, width, channels; a series is the grid 1 x 1            |
 | e n m q   |                  | axes        | ensemble member, sampler steps, forcings, static fields        |
 | tau       | ``tau``          | b           | diffusion time of the whole window, 0 clean to 1 noise          |

@@ -9,7 +9,7 @@
 # lines below.
 #
 # One task a node, which takes all GPUs of its node. --ntasks-per-node=8 with 8 GPUs, one task a GPU, works as well,
-# also with --gpus-per-task=1: dydiff_jax/cluster.py tells the layouts apart.
+# also with --gpus-per-task=1: dydiff_jax/distributed/cluster.py tells the layouts apart.
 #
 # SLURM sends SIGTERM to the steps 180 s before the limit, not to this shell. What the run ends with decides:
 #   75, 143         saved, or stopped outside training: the job is queued again

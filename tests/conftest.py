@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
@@ -12,6 +13,13 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=1"
     + (" --xla_cpu_use_fusion_emitters=false" if importlib.metadata.version("jaxlib") < "0.11" else ""),
 )
+# Programs compiled once serve the whole suite and the processes that it starts; so do simulated data. Programs that
+# compile in less than a fifth of a second are not worth the storing.
+if "DYDIFF_JAX_CACHE" not in os.environ:
+    _cache = tempfile.TemporaryDirectory(prefix="dydiff_jax_tests_", ignore_cleanup_errors=True)
+    os.environ["DYDIFF_JAX_CACHE"] = _cache.name
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(os.environ["DYDIFF_JAX_CACHE"], "compiled"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax
 import pytest

@@ -111,9 +111,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config = base.get_config(method, "tiny", "cosine")
     base.miniature(config)
     del config.networks
-    config.networks = {
-        role: dict(name="pointwise", size="only") for role in SYSTEMS[method].options.roles
-    }
+    config.networks = {role: dict(name="pointwise", size="only") for role in SYSTEMS[method].options.roles}
     config.data = dict(name="folder", path="")
     config.window.update(num_context=2, num_forecast=3)
     config.dataset.update(crop=None, random_crop=False, split="trajectory")

@@ -24,7 +24,9 @@ OVERRIDES = {
 def config(argument: str, **changes) -> ml_collections.ConfigDict:
     """The config of ``turbulence.py:argument`` with `OVERRIDES` and then ``changes``, written section__key=value."""
     made = turbulence.get_config(argument)
-    values = {name: value for name, value in OVERRIDES.items() if "sampler" not in name or "sampler" in made.system}
+    values = {
+        name: value for name, value in OVERRIDES.items() if "sampler" not in name or "sampler" in made.system
+    }
     made.update_from_flattened_dict(
         values | {name.replace("__", "."): value for name, value in changes.items()}
     )

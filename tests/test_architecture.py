@@ -1,4 +1,4 @@
-"""The rules of import and the sizes of files and functions, read from the syntax trees."""
+"""The rules of import, read from the syntax trees."""
 
 import ast
 import pathlib
@@ -49,8 +49,13 @@ ALLOWED = {
 LEAVES = ("runs.files", "runs.exit_codes")
 
 
-def part(path: pathlib.Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def part(name: str) -> str:
+    """The key in ``ALLOWED`` of a module, by its name in the package: itself if it is a leaf, else the first word."""
+    return next((leaf for leaf in LEAVES if f"{name}.".startswith(f"{leaf}.")), name.split(".")[0])
+
+
+def part_of(path: pathlib.Path) -> str:
+    return part(".".join(path.relative_to(PACKAGE).with_suffix("").parts))
 
 
 def imports(tree: ast.AST) -> set[str]:
@@ -60,20 +65,20 @@ def imports(tree: ast.AST) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom):
-            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
 def imported_parts(names: set[str]) -> set[str]:
-    return {name.split(".")[1] for name in names if name.startswith("dydiff_jax.")}
+    return {part(name.removeprefix("dydiff_jax.")) for name in names if name.startswith("dydiff_jax.")}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_go_one_way(path):
     if path == PACKAGE / "__init__.py":
         return
-    found = imported_parts(imports(ast.parse(path.read_text()))) - {part(path)}
-    assert found <= ALLOWED[part(path)], f"{path} imports {found - ALLOWED[part(path)]}"
+    found = imported_parts(imports(ast.parse(path.read_text()))) - {part_of(path)}
+    assert found <= ALLOWED[part_of(path)], f"{path} imports {found - ALLOWED[part_of(path)]}"
 
 
 def test_the_table_of_imports_has_no_cycle():
@@ -100,7 +105,7 @@ def test_the_table_of_imports_has_no_cycle():
 )
 def test_outside_libraries_stay_where_they_belong(module, users):
     found = {
-        part(path)
+        part_of(path)
         for path in FILES
         if any(
             name == module or name.startswith(f"{module}.") for name in imports(ast.parse(path.read_text()))
@@ -125,27 +130,6 @@ def test_diffusion_is_pure_mathematics():
     for path in (PACKAGE / "diffusion").glob("*.py"):
         roots = {name.split(".")[0] for name in imports(ast.parse(path.read_text()))}
         assert roots <= allowed, f"{path} imports {roots - allowed}"
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_sizes(path):
-    """Soft limits with a margin: a file of 300 lines, a function of 50 lines and 7 arguments."""
-    text = path.read_text()
-    assert len(text.splitlines()) <= 330
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef):
-            assert node.end_lineno - node.lineno < 60, node.name
-            names = [argument.arg for argument in node.args.args + node.args.kwonlyargs]
-            assert len(set(names) - {"self", "cls"}) <= 7, node.name
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_public_code_is_documented(path):
-    tree = ast.parse(path.read_text())
-    assert ast.get_docstring(tree), f"{path} has no docstring"
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-            assert ast.get_docstring(node), f"{path}: {node.name} has no docstring"
 
 
 def test_nothing_names_this_machine_or_a_registry():

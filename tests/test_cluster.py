@@ -275,7 +275,7 @@ def test_a_coordinator_that_jax_does_not_find(calls, monkeypatch, capsys):
 PROGRAM = """
 import json, sys, time
 import jax, numpy as np
-from dydiff_jax import cluster
+from dydiff_jax.distributed import cluster
 
 cluster.PATIENCE = 1.0
 cluster.start(timeout=int(sys.argv[1]), heartbeat=10)
@@ -319,24 +319,24 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def check_two(found: list[tuple[int, str, str]], visible: str) -> None:
-    assert [status for status, *_ in found] == [0, 0], [error[-2000:] for *_, error in found]
-    lines = [[line for line in out.splitlines() if not line.startswith("[Gloo]")] for _, out, _ in found]
+def lines_to_the_result(process: subprocess.Popen) -> list[str]:
+    """What a process prints up to its line of JSON, which it waits behind."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("{"):
+            return lines
+    raise AssertionError(process.stderr.read()[-2000:])
+
+
+def check_two(printed: list[list[str]]) -> None:
+    lines = [[line.rstrip() for line in found if not line.startswith("[Gloo]")] for found in printed]
     assert lines[0][0] == "2 processes, 4 devices (cpu, cpu)"
     assert len(lines[0]) == 2 and len(lines[1]) == 1, "process 0 alone speaks"
     for i in range(2):
         assert json.loads(lines[i][-1]) == dict(
-            sum=10.0, processes=2, index=i, devices=4, local=2, visible=visible
+            sum=10.0, processes=2, index=i, devices=4, local=2, visible="all"
         )
-
-
-def test_two_processes_by_hand_behind_a_proxy():
-    address, proxy = f"localhost:{free_port()}", "http://localhost:9"
-    environs = [
-        {**dict(zip(HAND, (address, "2", str(i)), strict=True)), "http_proxy": proxy, "https_proxy": proxy}
-        for i in range(2)
-    ]
-    check_two(outcomes(run(environs)), visible="all")
 
 
 def test_two_tasks_of_slurm():
@@ -349,17 +349,24 @@ def test_two_tasks_of_slurm():
         "SLURM_NTASKS": "2",
         "SLURM_LOCALID": "0",
     }
-    check_two(outcomes(run([task | {"SLURM_PROCID": str(i)} for i in range(2)])), visible="all")
+    found = outcomes(run([task | {"SLURM_PROCID": str(i)} for i in range(2)]))
+    assert [status for status, *_ in found] == [0, 0], [error[-2000:] for *_, error in found]
+    check_two([out.splitlines() for _, out, _ in found])
 
 
-def test_a_process_that_dies_takes_the_others_along():
-    address = f"localhost:{free_port()}"
-    processes = run([dict(zip(HAND, (address, "2", str(i)), strict=True)) for i in range(2)], sleep=80)
-    line = next(line for line in processes[1].stdout if line.startswith("{"))
-    assert json.loads(line)["processes"] == 2
-    processes[1].kill()
-    assert processes[0].wait(timeout=60) == -6  # SIGABRT, 134 to a shell; jax's own limit is 100 s
-    outcomes(processes)
+def test_two_processes_by_hand_behind_a_proxy_until_one_dies():
+    address, proxy = f"localhost:{free_port()}", "http://localhost:9"
+    environs = [
+        {**dict(zip(HAND, (address, "2", str(i)), strict=True)), "http_proxy": proxy, "https_proxy": proxy}
+        for i in range(2)
+    ]
+    processes = run(environs, sleep=80)
+    try:
+        check_two([lines_to_the_result(process) for process in processes])
+        processes[1].kill()
+        assert processes[0].wait(timeout=60) == -6  # SIGABRT, 134 to a shell; jax's own limit is 100 s
+    finally:
+        outcomes(processes)
 
 
 def test_an_address_where_nobody_answers_is_named_before_the_end():

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dydiff_jax.diffusion.regression import Regression
 
 from dydiff_jax.codecs.codec import Identity, Standardize
 from dydiff_jax.diffusion.dynamical import Dynamical
-from dydiff_jax.diffusion.regression import Regression
 from dydiff_jax.diffusion.rolling import Rolling
 from dydiff_jax.diffusion.rolling_dynamical import RollingDynamical
 from dydiff_jax.diffusion.rollout import Rollout

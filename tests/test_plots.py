@@ -1,4 +1,4 @@
-"""Pictures of a made-up evaluation and film of a made-up forecast: whole, and showing what they should."""
+"""Figures of a made-up evaluation and animation of a made-up forecast: whole, and showing what they should."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from dydiff_jax.evaluation import scores as scoring
 from dydiff_jax.evaluation.plots import animation, draw, figures, results
 
 P, K, H, W, E = 3, 4, 16, 24, 3
-FILES = ["forecast.png", "error_over_lead.png", "spectra.png", "rank_histogram.png", "film.gif"]
+FILES = ["forecast.png", "error_over_lead.png", "spectra.png", "rank_histogram.png", "animation.gif"]
 
 
 def evaluation(folder, seed=0):
@@ -71,13 +71,13 @@ def forecast(folder, members=E):
     return stored
 
 
-def film_frames(path):
+def animation_frames(path):
     """RGB [frames, rows, columns, 3] of a gif."""
-    with Image.open(path) as film:
+    with Image.open(path) as moving:
         frames = []
-        for i in range(film.n_frames):
-            film.seek(i)
-            frames.append(np.asarray(film.convert("RGB"), dtype=int))
+        for i in range(moving.n_frames):
+            moving.seek(i)
+            frames.append(np.asarray(moving.convert("RGB"), dtype=int))
     return np.stack(frames)
 
 
@@ -85,7 +85,7 @@ def colours(image):
     return len(image.convert("RGB").getcolors(2**24))
 
 
-def test_every_picture_is_written_whole(folder, files):
+def test_every_figure_is_written_whole(folder, files):
     assert [path.name for path in files] == FILES
     assert {path.name for path in folder.iterdir()} == {*FILES, "metrics.json", "forecasts.npz"}
     for path in files:
@@ -156,8 +156,8 @@ def test_ranks_and_spectra_are_the_scores(folder):
     np.testing.assert_allclose(right.lines[1].get_ydata(), np.divide(spectrum["forecast"], spectrum["truth"]))
 
 
-def test_the_film_shows_every_frame_of_context_and_forecast(files):
-    frames = film_frames(files[-1])
+def test_the_animation_shows_every_frame_of_context_and_forecast(files):
+    frames = animation_frames(files[-1])
     assert len(frames) == P + K
     moved = np.abs(np.diff(frames[:, :, : frames.shape[2] // 5], axis=0)).mean(axis=(1, 2, 3))
     assert len(moved) == P + K - 1 and moved.min() > 1  # the truth, on the left, moves in every frame
@@ -176,15 +176,15 @@ def test_a_single_member_and_a_single_lead_are_drawn(tmp_path):
     assert rows == ["truth", "forecast", "forecast\n- truth"]
     files = plots.plot_all(tmp_path)
     assert all(path.stat().st_size > 0 for path in files)
-    with Image.open(files[-1]) as film:
-        assert film.n_frames == 2
+    with Image.open(files[-1]) as moving:
+        assert moving.n_frames == 2
 
 
 def test_pyplot_and_with_it_the_backend_are_left_alone(tmp_path):
     forecast(tmp_path)
     check = (
         "import sys; from dydiff_jax.evaluation import plots;"
-        "plots.film(sys.argv[1]);"
+        "plots.animate(sys.argv[1]);"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", check, str(tmp_path)], check=True)
@@ -205,12 +205,12 @@ def test_what_is_missing_is_named(tmp_path):
     assert not list(tmp_path.glob("*.png"))
 
 
-def test_the_film_of_a_forecast_shows_every_frame_and_nothing_else_is_read_or_left(tmp_path):
+def test_the_animation_of_a_forecast_shows_every_frame_and_nothing_else_is_read_or_left(tmp_path):
     forecast(tmp_path)
-    path = plots.film(tmp_path)
-    assert path == tmp_path / "film.gif"
-    assert {path.name for path in tmp_path.iterdir()} == {"forecast.npz", "film.gif"}
-    frames = film_frames(path)
+    path = plots.animate(tmp_path)
+    assert path == tmp_path / "animation.gif"
+    assert {path.name for path in tmp_path.iterdir()} == {"forecast.npz", "animation.gif"}
+    frames = animation_frames(path)
     assert len(frames) == P + K
     panels = np.array_split(frames, 4, axis=2)  # mean, two members, spread
     moved = [np.abs(np.diff(panel, axis=0)).mean(axis=(1, 2, 3)) for panel in panels]
@@ -218,20 +218,20 @@ def test_the_film_of_a_forecast_shows_every_frame_and_nothing_else_is_read_or_le
     assert np.max(moved[3][: P - 1]) < 1 < np.min(moved[3][P - 1 :])  # no spread in the context
 
 
-def test_the_film_of_an_evaluation_adds_the_truth_to_that_of_a_forecast(folder, tmp_path):
+def test_the_animation_of_an_evaluation_adds_the_truth_to_that_of_a_forecast(folder, tmp_path):
     forecast(tmp_path)
     without, known = results.read_forecast(tmp_path, "u", 1), read(folder, "u", 1)
     assert without.truth is None
     for name in ("context", "ensemble", "times", "mean", "spread"):
         np.testing.assert_array_equal(getattr(without, name), getattr(known, name))
     assert without.label == known.label == "u (m/s)" and without.time_unit == known.time_unit == "s"
-    one, other = animation._films(without), animation._films(known)
+    one, other = animation._panels(without), animation._panels(known)
     assert list(one) == ["mean", "member 1", "member 2", "spread"] and list(other) == ["truth", *one]
     with np.load(folder / "forecasts.npz") as arrays:
         frames = np.concatenate([arrays["context"], arrays["truth"]], axis=1)[1, ..., 0]
     np.testing.assert_array_equal(other["truth"], frames)
-    for film in one.values():
-        assert film.shape == (P + K, H, W)
+    for panel in one.values():
+        assert panel.shape == (P + K, H, W)
     np.testing.assert_array_equal(one["member 1"][:P], frames[:P])
 
 
@@ -243,30 +243,30 @@ def test_headings_count_from_the_last_context_frame(tmp_path):
 
 def test_a_forecast_of_one_member_is_one_panel(tmp_path):
     stored = forecast(tmp_path, members=1)
-    films = animation._films(results.read_forecast(tmp_path, "v", 1))
-    assert list(films) == ["forecast"]
-    np.testing.assert_array_equal(films["forecast"][P:], stored["ensemble"][0, 1, ..., 1])
-    frames = film_frames(plots.film(tmp_path, "v", 1))
+    panels = animation._panels(results.read_forecast(tmp_path, "v", 1))
+    assert list(panels) == ["forecast"]
+    np.testing.assert_array_equal(panels["forecast"][P:], stored["ensemble"][0, 1, ..., 1])
+    frames = animation_frames(plots.animate(tmp_path, "v", 1))
     assert len(frames) == P + K and np.abs(np.diff(frames, axis=0)).mean(axis=(1, 2, 3)).min() > 1
 
 
 def test_what_is_missing_in_a_forecast_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"forecast.npz; run a forecast"):
-        plots.film(tmp_path)
+        plots.animate(tmp_path)
     stored = forecast(tmp_path)
     with pytest.raises(ValueError, match=r"field: expected one of \['u', 'v'\] .* found 'w'"):
-        plots.film(tmp_path, field="w")
+        plots.animate(tmp_path, field="w")
     with pytest.raises(ValueError, match=r"window: expected 0 to 1 .* found -1"):
-        plots.film(tmp_path, window=-1)
+        plots.animate(tmp_path, window=-1)
     for name in stored:
         np.savez(tmp_path / "forecast.npz", **{key: value for key, value in stored.items() if key != name})
         with pytest.raises(ValueError, match=rf"expected the entries \['{name}'\] in .*forecast.npz"):
-            plots.film(tmp_path)
-    assert not (tmp_path / "film.gif").exists()
+            plots.animate(tmp_path)
+    assert not (tmp_path / "animation.gif").exists()
 
 
-def test_a_failed_save_leaves_the_old_picture(tmp_path):
-    path = tmp_path / "picture.png"
+def test_a_failed_save_leaves_the_old_figure(tmp_path):
+    path = tmp_path / "figure.png"
     path.write_bytes(b"old")
 
     def save(part):
@@ -278,11 +278,90 @@ def test_a_failed_save_leaves_the_old_picture(tmp_path):
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_reader_of_the_old_picture_keeps_it(tmp_path):
+def test_a_reader_of_the_old_figure_keeps_it(tmp_path):
     """The new file takes the name of the old one: what another program has open is not written over."""
-    path = tmp_path / "picture.png"
+    path = tmp_path / "figure.png"
     path.write_bytes(b"old")
     with open(path, "rb") as reader:
         draw.write(path, lambda part: part.write_bytes(b"new"))
         assert reader.read() == b"old"
     assert path.read_bytes() == b"new"
+
+
+def series(folder):
+    """An evaluation on a grid of 1 x 1."""
+    rng = np.random.default_rng(0)
+    frames = rng.normal(size=(2, P + K, 1, 1, 2)).cumsum(axis=1)
+    context, truth = frames[:, :P], frames[:, P:]
+    ensemble = truth + rng.normal(size=(E, *truth.shape))
+    info = {
+        "method": "model",
+        "kind": "series",
+        "leads": list(range(1, K + 1)),
+        "interval": 1.0,
+        "time_unit": "h",
+        "unit": "kW",
+        "fields": ["one", "two"],
+        "scores": {"model": scoring.score(ensemble, truth, kind="series")},
+    }
+    (folder / "metrics.json").write_text(json.dumps(info))
+    np.savez(folder / "forecasts.npz", context=context, truth=truth, ensemble=ensemble)
+    np.savez(
+        folder / "forecast.npz", context=context, ensemble=ensemble, **{n: info[n] for n in results.DRAWN[2:]}
+    )
+
+
+def test_a_series_has_the_figures_of_scores_and_no_fields(tmp_path):
+    series(tmp_path)
+    assert [path.name for path in plots.plot_all(tmp_path)] == ["error_over_lead.png", "rank_histogram.png"]
+    assert plots.animate(tmp_path) is None and not list(tmp_path.glob("*.gif"))
+    made = ("crps", "rmse", "rank_histogram")  # of fields that are points, what can be drawn
+    assert list(plots.chosen(None, "field", (1, 1, 2), made)) == ["error_over_lead", "rank_histogram"]
+
+
+def test_listed_figures_alone_are_drawn(tmp_path):
+    info = evaluation(tmp_path)
+    listed = {"figures": ["rank_histogram", "error_over_lead"]}
+    (tmp_path / "metrics.json").write_text(json.dumps(info | {"evaluation": listed}))
+    assert [path.name for path in plots.plot_all(tmp_path)] == ["error_over_lead.png", "rank_histogram.png"]
+    few = {name: {"crps": scores["crps"]} for name, scores in info["scores"].items()}
+    (tmp_path / "metrics.json").write_text(json.dumps(info | {"scores": few, "evaluation": listed}))
+    with pytest.raises(
+        ValueError, match=r"no error_over_lead for these data: expected the scores \['rmse'\]"
+    ):
+        plots.plot_all(tmp_path)
+
+
+def test_which_figures_are_drawn():
+    frame, scores = (H, W, 2), ("crps", "rmse", "rank_histogram", "spectrum")
+    assert [f"{name}{figure.suffix}" for name, figure in plots.FIGURES.items()] == FILES
+    for kind in ("field", "video"):
+        assert plots.chosen(None, kind, frame, scores) == plots.FIGURES
+    assert list(plots.chosen(None, "field", frame, ("crps",))) == ["forecast", "animation"]
+    assert list(plots.chosen(("animation",), "series", frame, ())) == ["animation"]
+    with pytest.raises(ValueError, match="no animation for these data: .* found 1 x 1"):
+        plots.chosen(("animation",), "field", (1, 1, 2), scores)
+    with pytest.raises(ValueError, match=r"figures: expected some of \['forecast', .* found \['film'\]"):
+        plots.chosen(("film",), "field", frame, scores)
+
+
+def test_missing_values_are_blank_and_take_no_part_in_the_scale(folder):
+    whole = read(folder, "v", 0)
+    truth, context = whole.truth.copy(), whole.context.copy()
+    truth[1:, :2], context[-1, 0] = np.nan, np.nan
+    figure = figures.forecast_figure(whole._replace(truth=truth, context=context))
+    images = [axis.images[0] for axis in figure.axes if axis.images]
+    shown = images[1].get_array()
+    assert np.all(np.ma.getmaskarray(np.ma.masked_invalid(shown))[:2]) and np.isfinite(shown[2:]).all()
+    assert images[1].get_clim()[1] == pytest.approx(np.quantile(np.abs(truth[np.isfinite(truth)]), 0.998))
+    assert np.isfinite(images[-1].get_clim()).all()
+
+
+def test_scores_that_are_undefined_at_a_lead_are_gaps(folder):
+    info = json.loads((folder / "metrics.json").read_text())
+    scores = info["scores"]["model"]
+    scores["crps"]["per_lead"][1] = None
+    scores["spectrum"] = {**scores["spectrum"], "forecast": [None] * 8, "truth": [None] * 8}
+    curve = figures.error_figure(info).axes[1].lines[0].get_ydata()
+    assert np.isnan(curve).tolist() == [False, True, False, False]
+    figures.spectra_figure(info).draw_without_rendering()

@@ -200,6 +200,29 @@ def test_every_score_of_the_table_has_its_words_and_a_kind_or_an_option():
         assert score.over_leads or name in scoring.ARRAYS
 
 
+def test_better_is_the_direction_of_a_calibrated_ensemble():
+    """Truth and members from one law against members far off, whose spread is too small."""
+    ensemble, truth, reference = flow(e=6, shape=(20, 2, 12, 12, 2), reference=20)
+    signal = np.random.default_rng(3).normal(size=truth.shape) + 3.0
+    truth, ensemble = signal + 0.2 * truth, signal + 0.2 * ensemble
+    options = scoring.ScoreOptions(csi_threshold=5.0, fsd_samples=20, mse_scale=7.0, flow=True)
+    poor = 1.5 * ensemble[:, ::-1] + 0.001 * ensemble
+    poor = poor.mean(axis=0) + 0.1 * (poor - poor.mean(axis=0))
+    good, bad = (scoring.score(x, truth, options, "", reference) for x in (ensemble, poor))
+    better = {
+        "low": lambda a, b: a < b,
+        "high": lambda a, b: a > b,
+        "one": lambda a, b: abs(a - 1) < 0.1 < abs(b - 1),
+        "none": lambda a, b: True,
+    }
+    for name, score in scoring.named(options).items():
+        if score.over_leads:
+            assert good[name]["better"] == score.better
+            assert better[score.better](good[name]["mean"], bad[name]["mean"]), name
+    undirected = [name for name, score in scoring.SCORES.items() if score.better == "none"]
+    assert undirected == ["spread", "fsd_floor", *scoring.ARRAYS]
+
+
 def incomplete():
     """A forecast in which some windows are whole, and a mask [b, k, h, w, 1] that has holes in the others."""
     ensemble, truth, reference = flow(shape=(9, 3, 12, 12, 2), reference=9)
@@ -248,6 +271,21 @@ def test_spectra_and_distances_use_windows_that_are_wholly_observed():
             assert found[name]["per_lead"][lead] == alone[name]["per_lead"][0], name
     for name in ("spectrum", "energy_spectrum", "enstrophy_spectrum"):
         assert {**found[name], "definition": ""} == {**alone[name], "definition": ""}
+
+
+def test_a_distance_looks_at_holes_in_its_own_field_alone():
+    ensemble, truth, options, reference, _ = incomplete()
+    observed = np.ones(truth.shape, bool)
+    observed[::2, :, 4, 4, 1] = False
+    full, found = (scoring.score(ensemble, truth, options, "m/s", reference, o) for o in (None, observed))
+    assert found["fsd"]["per_lead"] == full["fsd"]["per_lead"]
+    other = scoring.score(
+        ensemble, truth, dataclasses.replace(options, fsd_field=1), "m/s", reference, observed
+    )
+    alone = scoring.score(
+        ensemble[:, 1::2], truth[1::2], dataclasses.replace(options, fsd_field=1), "m/s", reference
+    )
+    assert other["fsd"]["per_lead"] == alone["fsd"]["per_lead"]
 
 
 def test_without_enough_whole_windows_there_is_no_distance_and_no_spectrum():

@@ -1,1 +1,1 @@
-"""How a step would run on devices that are not here: what a compiled program does, and how long that takes."""
+"""Cost model of a training step: memory, arithmetic and collectives of its compiled program, and predicted time."""

@@ -1,6 +1,6 @@
-"""Accelerators by name: how fast they calculate, how much they hold, how they are connected.
+"""Accelerators by name: peak arithmetic, memory and interconnect.
 
-All figures are peaks of one device, in FLOP/s, bytes and bytes/s; bandwidths of links are those of one direction.
+All figures are peaks per device, in FLOP/s, bytes and bytes/s; link bandwidths are per direction.
 
 NVIDIA H100 SXM and H200 SXM: NVIDIA's data sheets (without sparsity): bfloat16 989.4 TFLOP/s, TF32, which JAX uses for
 float32 products by default, 494.7 TFLOP/s; 80 GB at 3.35 TB/s and 141 GB at 4.8 TB/s; NVLink 900 GB/s in both
@@ -20,13 +20,13 @@ import math
 
 @dataclasses.dataclass(frozen=True)
 class Interconnect:
-    """How devices are connected: closely within a domain, by a slower network between domains.
+    """Interconnect: fast links within a domain, a slower network between domains.
 
     Attributes:
       domain: devices in a node or pod.
-      link: bandwidth of one link inside; of a GPU's whole port to the switch.
-      dimensions: of the torus inside, 0 for a switch that connects all with all.
-      ring: an axis of the torus closes to a ring where its length is a multiple of this.
+      link: bandwidth of one link within a domain; for GPUs, of the whole port to the switch.
+      dimensions: of the torus within a domain; 0 for a switch.
+      ring: an axis of the torus closes to a ring if its length is a multiple of this.
       outside: bandwidth of each device between domains.
     """
 
@@ -37,10 +37,10 @@ class Interconnect:
     outside: float
 
     def torus(self, devices: int) -> tuple[int, ...]:
-        """The shape of a slice of so many devices, as near to a cube as powers of two allow, the longest axis last.
+        """Shape of a slice of this many devices, as cubic as powers of two allow, the longest axis last.
 
         Raises:
-          ValueError: there is no such slice.
+          ValueError: no such slice exists.
         """
         size = min(devices, self.domain)
         exponent = round(math.log2(size))
@@ -55,12 +55,12 @@ class Device:
     """One accelerator.
 
     Attributes:
-      name: what it is called on the command line.
+      name: value of ``--hardware``.
       bfloat16: FLOP/s of matrix products in bfloat16.
       float32: FLOP/s of matrix products of float32 arrays, in the precision that JAX chooses by default.
-      memory: bytes.
+      memory: capacity in bytes.
       bandwidth: bytes/s of the main memory.
-      interconnect: the links.
+      interconnect: links and network.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Device:
     interconnect: Interconnect
 
     def peak(self, dtype: str) -> float:
-        """FLOP/s of products of arrays of a dtype, "bfloat16" or "float32"."""
+        """Peak FLOP/s of matrix products in a dtype, "bfloat16" or "float32"."""
         return {"bfloat16": self.bfloat16, "float32": self.float32}[dtype]
 
 

@@ -1,4 +1,4 @@
-"""The notations in which XLA writes which devices exchange with each other."""
+"""Parse XLA's notations for groups of devices that take part in a collective."""
 
 import itertools
 import math
@@ -10,18 +10,18 @@ Groups = tuple[tuple[int, ...], ...]
 
 
 def parse(text: str, devices: int) -> Groups:
-    """The groups at the start of a text, one tuple of device numbers for each.
+    """Parse the groups at the start of a text, as one tuple of device numbers each.
 
-    ``{{0,1},{2,3}}`` lists them, ``{}`` is all devices together, ``[2,4]<=[4,2]T(1,0)`` is 0, 1, 2 ... in the shape
-    [4, 2], transposed, as the rows of a [2, 4] table, and ``mesh['a'=4,'b'=2] {'b'}`` is a mesh with the axes along
-    which a group varies.
+    ``{{0,1},{2,3}}`` lists them; ``{}`` is one group of all devices; ``[2,4]<=[4,2]T(1,0)`` is an iota of shape [4, 2],
+    transposed, reshaped to [2, 4], each row a group; ``mesh['a'=4,'b'=2] {'b'}`` is a mesh and the axes along which a
+    group varies.
 
     Args:
-      text: what follows ``replica_groups=``.
-      devices: how many run the program.
+      text: the value of ``replica_groups=``, and anything behind it.
+      devices: number of devices that run the program.
 
     Raises:
-      ValueError: another notation.
+      ValueError: the notation is unknown.
     """
     if text.startswith("{}"):
         return (tuple(range(devices)),)
@@ -35,7 +35,7 @@ def parse(text: str, devices: int) -> Groups:
 
 
 def lists(text: str) -> Groups:
-    """``{0,1},{2,3}``."""
+    """Parse ``{0,1},{2,3}``."""
     return tuple(_numbers(part) for part in re.findall(r"\{([\d,]+)\}", text))
 
 
@@ -48,7 +48,7 @@ def _rows(table: np.ndarray) -> Groups:
 
 
 def _iota(text: str) -> np.ndarray:
-    """``[2,4]T(1,0)``: 0, 1, 2 ... in this shape, then transposed."""
+    """``[2,4]T(1,0)``: an iota of this shape, transposed."""
     shape, order = re.fullmatch(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text).groups()
     sizes = _numbers(shape)
     return (
@@ -59,14 +59,14 @@ def _iota(text: str) -> np.ndarray:
 def _mesh(axes: str, ids: str | None, chosen: str) -> Groups:
     """``mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}``: the last chosen axis varies fastest within a group.
 
-    An axis may be chosen in part: ``'a':(2)2`` is its factor of 2 that follows a factor of 2.
+    A part of an axis may be chosen: ``'a':(2)2`` is the factor of 2 behind a leading factor of 2.
     """
     sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", axes)}
     picked = [
         (name, int(before or 1), int(size or sizes[name]))
         for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", chosen)
     ]
-    factors = []  # (axis, what precedes the factor in it, size) from the first axis to the last
+    factors = []  # (axis, product of the factors before it in that axis, size), in the order of the axes
     for name, whole in sizes.items():
         cuts = sorted({1, whole}.union(*((before, before * size) for n, before, size in picked if n == name)))
         factors += [(name, low, high // low) for low, high in itertools.pairwise(cuts)]

@@ -1,4 +1,4 @@
-"""What a compiled XLA program does in one run: its collectives, and the arithmetic of each device."""
+"""Collectives and FLOPs per device of one execution of a compiled XLA program."""
 
 import dataclasses
 import math
@@ -14,18 +14,16 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """A transfer among devices.
+    """A collective operation.
 
     Attributes:
       kind: one of `KINDS`.
-      bytes: of the whole array that a group gathers, reduces or exchanges, on one device: the result of an
-        all-gather, the operand of everything else.
-      dtype: of its first array.
-      groups: devices that exchange with each other, by their place in the mesh, row by row; pairs (from, to) for a
-        collective-permute.
-      count: how often it runs.
-      computation: where it stands.
-      source: the operation of the model that it belongs to, as XLA names it.
+      bytes: size on one device of the full array: the result of an all-gather, the operand of all other kinds.
+      dtype: element type of its first array.
+      groups: devices that communicate, numbered row by row in the mesh; pairs (from, to) for a collective-permute.
+      count: number of executions.
+      computation: name of the computation that contains it.
+      source: XLA's name of the model's operation that it comes from.
     """
 
     kind: str
@@ -38,18 +36,18 @@ class Collective:
 
     @property
     def group_size(self) -> int:
-        """Devices in a group."""
+        """Number of devices in a group."""
         return len(self.groups[0])
 
 
 def collectives(text: str) -> list[Collective]:
-    """The collectives of a compiled program, in the order in which they run.
+    """List the collectives of a compiled program in execution order.
 
-    An asynchronous one counts once, by its start. Where its parts are spread over fusions, as on a TPU, they share a
-    channel. A TPU program writes a reduce-scatter as a fusion named all-reduce-scatter, of a sum and its slice.
+    An asynchronous collective counts once, at its start; if it is split over fusions, as on a TPU, its parts share a
+    channel. A TPU program has a reduce-scatter as a fusion named all-reduce-scatter: an all-reduce and a slice.
 
     Raises:
-      ValueError: a loop around one has no readable count, or its groups are written in an unknown way.
+      ValueError: the trip count of a loop around one is unknown, or the notation of its groups is.
     """
     program = Program(text)
     found, seen = [], set()
@@ -97,13 +95,13 @@ def _count(execution: Execution) -> int:
 
 
 def flops(text: str) -> int:
-    """Multiplications and additions of the matrix products and convolutions, per device.
+    """FLOPs of the matrix products and convolutions, per device.
 
-    A product of [m, k] and [k, n] is 2 m k n. A convolution is 2 for each input feature and each pair of an output and
-    an input element that its window joins: products with padding, or with the holes of a dilation, are not counted.
+    A product of [m, k] and [k, n] takes 2 m k n. A convolution takes 2 for each input feature and each pair of output
+    and input element that its window connects; products with padding or with the zeros of a dilation do not count.
 
     Raises:
-      ValueError: a loop around one has no readable count.
+      ValueError: the trip count of a loop around one is unknown.
     """
     work = {"dot": _dot, "convolution": _convolution}
     return sum(
@@ -142,7 +140,7 @@ def _convolution(instruction: Instruction, computation: Computation) -> int:
 
 
 def window_pairs(size: int, window: int, out: int, low: int, stride: int, holes: tuple[int, int]) -> int:
-    """Pairs (o, w) of an output and a place in the window for which o stride + w holes_w - low is an element."""
+    """Number of pairs (o, w) of output and window positions for which o stride + w holes_w - low is an element."""
     few, many = sorted(((out, stride), (window, holes[1])))
     places = np.arange(many[0]) * many[1] - low
     inside = (places + step * few[1] for step in range(few[0]))

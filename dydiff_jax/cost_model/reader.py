@@ -1,6 +1,6 @@
-"""Reads the text of a compiled XLA program (HLO): its computations, and how often each instruction runs.
+"""Parse the text of a compiled XLA program (HLO): computations, and the execution count of each instruction.
 
-XLA's own cost analysis counts the body of a loop once, however often it runs. Here a loop counts with its trips.
+XLA's own cost analysis counts the body of a loop once. Here it is multiplied by the trip count.
 """
 
 import dataclasses
@@ -10,19 +10,19 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-#: Bits of the element types whose number does not tell.
+#: Bits of element types whose name does not state them.
 _BITS = {"pred": 8, "token": 0, "opaque": 0}
 _ARRAY = re.compile(r"\b(pred|token|opaque|[a-z]+\d+\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^  (ROOT )?%?([\w.\-]+) = (.*)$")
 _NAME = re.compile(r"%([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-#: Instructions that hand a scalar on as it is.
+#: Instructions that leave the value of a scalar unchanged.
 _TRANSPARENT = ("copy", "bitcast", "reshape", "convert", "copy-done", "opt-barrier")
 
 
 class Array(NamedTuple):
-    """The type of one array: dtype, dimensions, and whether it lives in the chip's main memory."""
+    """Type of one array: dtype, shape, and whether it resides in main memory (HBM)."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -30,13 +30,13 @@ class Array(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Size, without the padding of a layout."""
+        """Size without layout padding."""
         bits = _BITS[self.dtype] if self.dtype in _BITS else int(re.search(r"\d+", self.dtype)[0])
         return math.ceil(math.prod(self.shape) * bits / 8)
 
 
 def arrays(text: str) -> tuple[Array, ...]:
-    """The arrays of a type in HLO's notation, those of a tuple one after the other."""
+    """Parse the arrays of a type in HLO notation; tuples are flattened."""
     return tuple(
         Array(dtype, tuple(int(n.strip("<=")) for n in dims.split(",") if n), "S(1)" not in layout)
         for dtype, dims, layout in _ARRAY.findall(text)
@@ -48,11 +48,11 @@ class Instruction:
     """One line of a computation.
 
     Attributes:
-      name: unique in its computation.
-      type: of the result, as text.
-      opcode: what it does.
-      arguments: what stands between its parentheses.
-      attributes: what follows them.
+      name: unique within its computation.
+      type: type of the result, as text.
+      opcode: name of the operation.
+      arguments: text between the parentheses.
+      attributes: text behind the parentheses.
       root: whether it is the result of its computation.
     """
 
@@ -70,7 +70,7 @@ class Instruction:
 
     @functools.cached_property
     def arrays(self) -> tuple[Array, ...]:
-        """The arrays of the result."""
+        """Arrays of the result."""
         return arrays(self.type)
 
     @property
@@ -79,36 +79,36 @@ class Instruction:
         return sum(array.bytes for array in self.arrays)
 
     def attribute(self, pattern: str) -> str | None:
-        """The first group of a pattern among the attributes."""
+        """Match a pattern in the attributes and return its first group."""
         found = re.search(pattern, self.attributes)
         return found and found[1]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Computation:
-    """A function of the program: its instructions by name, in the order in which they stand."""
+    """A function of the program: its instructions by name, in textual order."""
 
     name: str
     instructions: dict[str, Instruction]
 
     @functools.cached_property
     def root(self) -> Instruction:
-        """Its result."""
+        """Instruction that yields the result."""
         return next(i for i in self.instructions.values() if i.root)
 
     @functools.cached_property
     def parameters(self) -> tuple[Instruction, ...]:
-        """Its arguments, in order."""
+        """Parameters in order."""
         found = [i for i in self.instructions.values() if i.opcode == "parameter"]
         return tuple(sorted(found, key=lambda i: int(i.arguments)))
 
     def operands(self, instruction: Instruction) -> tuple[Instruction, ...]:
-        """The instructions whose results it takes."""
+        """Instructions that produce the operands of an instruction."""
         return tuple(self.instructions[name] for name in instruction.operands)
 
 
 class Frame(NamedTuple):
-    """A computation, the instruction that runs it, and the frame of that; none for the entry."""
+    """A stack frame: a computation, the instruction that calls it, and the caller's frame (None for the entry)."""
 
     computation: Computation
     caller: Instruction | None = None
@@ -116,13 +116,13 @@ class Frame(NamedTuple):
 
     @property
     def site(self) -> "Frame":
-        """The frame around all fusions and asynchronous wrappers."""
+        """Innermost frame outside all fusions and asynchronous wrappers."""
         wrapped = self.caller is not None and self.caller.opcode in ("fusion", "async-start")
         return self.outer.site if wrapped else self
 
 
 class Execution(NamedTuple):
-    """An instruction, where it stands, and how often it runs: None where a loop around it has no readable count."""
+    """An instruction, its frame and its execution count; None if the trip count of an enclosing loop is unknown."""
 
     instruction: Instruction
     frame: Frame
@@ -140,7 +140,7 @@ class Program:
 
     @property
     def devices(self) -> int:
-        """Devices that run it."""
+        """Number of devices that run it."""
         counts = re.findall(r"(?:num_partitions|replica_count)=(\d+)", self.header)
         return math.prod(map(int, counts))
 
@@ -159,7 +159,7 @@ class Program:
             raise ValueError("expected the text of a compiled program, found no ENTRY computation")
 
     def executions(self) -> Iterator[Execution]:
-        """Every instruction that runs, with its count; of a conditional all branches, as if each ran."""
+        """Iterate over all executed instructions with their counts; every branch of a conditional counts as taken."""
         return self._walk(Frame(self.computations[self.entry]), 1)
 
     def _walk(self, frame: Frame, count: int | None) -> Iterator[Execution]:
@@ -173,14 +173,14 @@ class Program:
                 yield from self._walk(Frame(computation, instruction, frame), inner)
 
     def called(self, instruction: Instruction) -> list[Computation]:
-        """The computations that an instruction runs."""
+        """Computations that an instruction calls."""
         return [self.computations[name] for name in _called(instruction)]
 
     def trips(self, loop: Instruction, frame: Frame) -> int | None:
-        """How often a loop runs; None where the text does not tell.
+        """Trip count of a loop; None if it cannot be derived from the text.
 
-        XLA's own note of it where there is one; else ceil((limit - start) / step) for a counter that starts at
-        a constant, moves by a constant, and is compared with one.
+        XLA's own annotation if present; else ceil((limit - start) / step) for a counter with constant start, step and
+        limit.
         """
         if noted := _TRIPS.search(loop.attributes):
             return int(noted[1])
@@ -210,7 +210,7 @@ class Program:
         return known[0] if len(known) == 1 else None
 
     def _carried(self, loop: Instruction, index: int, frame: Frame) -> tuple[Instruction, Frame]:
-        """What an element of a loop's state becomes in one trip."""
+        """Instruction that yields the next value of an element of a loop's state."""
         body = Frame(self.called(loop)[0], loop, frame)
         result, place = self._inline(body.computation.root, body)
         if result.opcode != "tuple":
@@ -218,7 +218,7 @@ class Program:
         return self._inline(place.computation.instructions[result.operands[index]], place)
 
     def _inline(self, instruction: Instruction, frame: Frame) -> tuple[Instruction, Frame]:
-        """What an instruction stands for: past copies, into fusions and out of them again."""
+        """Resolve an instruction through copies and through the boundaries of fusions and calls."""
         while True:
             if instruction.opcode in _TRANSPARENT:
                 instruction = frame.computation.instructions[instruction.operands[0]]
@@ -237,7 +237,7 @@ class Program:
                 return instruction, frame
 
     def _scalar(self, instruction: Instruction, frame: Frame) -> int | None:
-        """The value of an integer known before the program runs, else None."""
+        """Value of a compile-time constant integer, else None."""
         instruction, frame = self._inline(instruction, frame)
         if instruction.opcode == "constant":
             return int(instruction.arguments) if re.fullmatch(r"-?\d+", instruction.arguments) else None
@@ -247,7 +247,7 @@ class Program:
         return None
 
     def _element(self, source: Instruction, index: int, frame: Frame) -> int | None:
-        """The value of one element of a tuple: given there, or carried unchanged by a loop."""
+        """Constant value of a tuple element, set in the tuple or carried unchanged by a loop, else None."""
         source, frame = self._inline(source, frame)
         if source.opcode == "tuple":
             return self._scalar(frame.computation.instructions[source.operands[index]], frame)
@@ -264,7 +264,7 @@ class Program:
 
 
 def _called(instruction: Instruction) -> list[str]:
-    """The computations that an instruction runs."""
+    """Names of the computations that an instruction calls."""
     pattern = {
         "while": r"body=(%[\w.\-]+)",
         "call": r"to_apply=(%[\w.\-]+)",
@@ -278,7 +278,7 @@ def _called(instruction: Instruction) -> list[str]:
 
 
 def _instruction(name: str, rest: str, root: bool) -> Instruction:
-    """``TYPE opcode(arguments), attributes``."""
+    """Parse ``TYPE opcode(arguments), attributes``."""
     end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
     opening = rest.index("(", end + 1)
     closing = _closing(rest, opening)
@@ -288,7 +288,7 @@ def _instruction(name: str, rest: str, root: bool) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the parenthesis that opens at `start` closes."""
+    """Index of the parenthesis that closes the one at or behind `start`."""
     depth = 0
     for found in re.compile(r"[()]").finditer(text, start):
         depth += 1 if found[0] == "(" else -1

@@ -1,9 +1,9 @@
-"""Time of a step from what its program does: arithmetic, memory traffic and transfers, each at its peak rate.
+"""Roofline of a step: arithmetic, memory traffic and communication, each at its peak rate.
 
     compute = FLOPs / peak,    memory = bytes / bandwidth,    network = sum over collectives of count * time
 
 A step takes at least the longest of the three, if they overlap perfectly, and at most their sum (Williams et al. 2009,
-"Roofline"). No latency and no software overhead is in it: real steps are slower.
+"Roofline"). Latency and software overhead are not modelled: real steps are slower.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from dydiff_jax.cost_model.hlo import Collective
 
 
 def on_the_wire(collective: Collective) -> float:
-    """Bytes that each device sends in one run of a collective over a ring of n devices.
+    """Bytes that each device sends in one execution of a collective over a ring of n devices.
 
     all-gather, reduce-scatter, all-to-all: (n - 1)/n * bytes
     all-reduce: 2 (n - 1)/n * bytes, a reduce-scatter and an all-gather
@@ -33,14 +33,13 @@ def on_the_wire(collective: Collective) -> float:
 def bandwidth(interconnect: Interconnect, group: Sequence[int], devices: int) -> float:
     """Bytes/s at which each device of a group sends around its ring.
 
-    Devices are numbered along the mesh, row by row, and lie in the same order in their nodes, or on the torus. Inside
-    a domain this is the port to the switch, or the sum over the torus axes along which the group spreads of
+    Devices are numbered row by row in the mesh, and in the same order in nodes or on the torus. Within a domain the
+    bandwidth is that of the port to the switch, or the sum over the torus axes along which the group extends of
 
         link * (2 where the group fills an axis that closes to a ring, else 1) / stride
 
-    with the stride between neighbours of the group on that axis: groups that interleave share its links. A ring through
-    several domains passes between them on the network ports of the m members that each domain has, m * outside, if
-    that is less.
+    with the stride between neighbours of the group on that axis: interleaved groups share its links. A ring across
+    domains uses the network ports of the m members in each domain, so that m * outside is an upper bound.
     """
     members = np.asarray(group)
     domains = members // interconnect.domain
@@ -66,20 +65,20 @@ def _torus_bandwidth(interconnect: Interconnect, members: np.ndarray, devices: i
 
 @functools.lru_cache
 def slowest(interconnect: Interconnect, groups: Groups, devices: int) -> tuple[float, bool]:
-    """The smallest `bandwidth` among groups, and whether one of them reaches over the end of a node or pod."""
+    """Lowest `bandwidth` of any group, and whether any group crosses the boundary of a node or pod."""
     far = any(len({member // interconnect.domain for member in group}) > 1 for group in groups)
     return min(bandwidth(interconnect, group, devices) for group in groups), far
 
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """The parts of a step on one device, in seconds.
+    """Time of each part of a step on one device, in seconds.
 
     Attributes:
       compute: arithmetic.
-      memory: traffic with main memory.
-      inside: transfers within a node or pod.
-      outside: transfers between nodes or pods.
+      memory: main memory traffic.
+      inside: communication within a node or pod.
+      outside: communication between nodes or pods.
     """
 
     compute: float
@@ -89,22 +88,22 @@ class Roofline:
 
     @property
     def network(self) -> float:
-        """All transfers; they follow each other."""
+        """Total communication; collectives do not overlap each other."""
         return self.inside + self.outside
 
     @property
     def overlapped(self) -> float:
-        """The step if arithmetic, memory traffic and transfers overlap perfectly."""
+        """Step time if arithmetic, memory traffic and communication overlap perfectly."""
         return max(self.compute, self.memory, self.network)
 
     @property
     def serial(self) -> float:
-        """The step if none of them overlap."""
+        """Step time without any overlap."""
         return self.compute + self.memory + self.network
 
     @property
     def bound(self) -> str:
-        """What takes longest."""
+        """The bottleneck: the part that takes longest."""
         parts = {"compute": self.compute, "memory": self.memory, "network": self.network}
         return max(parts, key=parts.__getitem__)
 
@@ -112,15 +111,15 @@ class Roofline:
 def roofline(
     device: Device, dtype: str, flops: float, traffic: float, collectives: Sequence[Collective], devices: int
 ) -> Roofline:
-    """The parts of a step.
+    """Predict the time of each part of a step.
 
     Args:
       device: the accelerator.
-      dtype: of the products, "bfloat16" or "float32".
-      flops: of one device in a step.
-      traffic: bytes between one device and its memory in a step.
-      collectives: those of a step.
-      devices: how many there are.
+      dtype: dtype of the matrix products, "bfloat16" or "float32".
+      flops: FLOPs of a step, per device.
+      traffic: bytes of main memory traffic of a step, per device.
+      collectives: collectives of a step.
+      devices: number of devices.
     """
     network = {False: 0.0, True: 0.0}
     for collective in collectives:
@@ -131,7 +130,7 @@ def roofline(
 
 
 def utilisation(model_flops: float, devices: int, peak: float, seconds: float) -> float:
-    """MFU: the operations that the model needs, without recomputation, over those that the devices could have done.
+    """MFU (model FLOP utilisation): FLOPs that the model needs, without recomputation, over peak FLOPs in that time.
 
     model_flops / (devices * peak * seconds)
     """

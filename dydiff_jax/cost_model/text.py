@@ -1,8 +1,8 @@
-"""A plan as text."""
+"""The cost model's results as text for the terminal."""
 
 from typing import Any
 
-#: What to know of the figures, by the compiler of a program.
+#: Caveats of the figures, by compiler.
 CAVEATS = {
     "CPU": (
         "XLA:CPU made this program for virtual devices. FLOPs are those of any compiler. Memory is an estimate, often "
@@ -19,7 +19,7 @@ ROOFLINE = (
 
 
 def size(count: float) -> str:
-    """A number of bytes."""
+    """Format a number of bytes."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= factor:
             return f"{count / factor:.3g} {unit}"
@@ -27,7 +27,7 @@ def size(count: float) -> str:
 
 
 def text(found: dict[str, Any]) -> str:
-    """A plan, for the terminal: the dictionary that plan.json holds."""
+    """Format the contents of plan.json."""
     mesh = " ".join(f"{axis}={count}" for axis, count in found["mesh"].items())
     lines = [
         f"{found['method']}, size {found['size']}, {found['dtype']}: {found['devices']} devices, mesh {mesh}"
@@ -47,7 +47,7 @@ def text(found: dict[str, Any]) -> str:
 
 
 def program(step: dict[str, Any], needed: float) -> list[str]:
-    """Lines on a compiled step."""
+    """Lines for one compiled program."""
     rows = [
         ("parameters", step["parameters"]),
         ("train state", step["state"]),
@@ -66,7 +66,7 @@ def program(step: dict[str, Any], needed: float) -> list[str]:
 
 
 def table(predictions: dict[str, dict[str, Any]]) -> list[str]:
-    """Lines of the roofline of each named device."""
+    """Lines with the roofline of each device."""
     columns = ("ms", "memory", "compute", "traffic", "network", "step", "bound by", "MFU, %", "examples/s")
     lines = [ROW.format(*columns)]
     for name, row in predictions.items():

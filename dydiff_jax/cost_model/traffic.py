@@ -1,10 +1,10 @@
-"""Bytes that a compiled XLA program moves between a device and its main memory."""
+"""Main memory traffic of a compiled XLA program."""
 
 import math
 
 from dydiff_jax.cost_model.reader import Array, Computation, Instruction, Program
 
-#: Instructions that move no data of their own; those that hold others are counted by what they hold.
+#: Instructions without traffic of their own; for those that call computations, the contents count.
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call", "conditional", "iota",
     "after-all", "partition-id", "replica-id", "opt-barrier", "async-start", "async-update",
@@ -12,11 +12,11 @@ _FREE = {
 
 
 def traffic(text: str) -> int:
-    """Bytes read from and written to main memory in one run of a compiled program, per device.
+    """Bytes read from and written to main memory in one execution of a compiled program, per device.
 
-    Every instruction reads its operands and writes its result. What is fused stays on the chip, the on-chip buffers of
-    a TPU are free, and of an array that is only sliced, or updated in place, the slice counts. Loops count with their
-    trips, once where these cannot be read. As far as caches keep what is used again, it is an upper bound.
+    Every instruction reads its operands and writes its result. Intermediates of a fusion and on-chip buffers of a TPU
+    are free; of an array that is only sliced, or updated in place, the slice counts. Loops are multiplied by their trip
+    count, or by 1 if it is unknown. With caches that keep reused data, this is an upper bound.
     """
     program, total = Program(text), 0
     for instruction, frame, count in program.executions():
@@ -30,13 +30,13 @@ def traffic(text: str) -> int:
 
 
 def products(text: str, itemsize: int) -> int:
-    """Bytes of operands and results of all matrix products and convolutions: a lower bound of a program's traffic.
+    """Bytes of operands and results of all matrix products and convolutions: a lower bound of the traffic.
 
-    It is reached where everything else is fused with them.
+    It is attained if everything else is fused with them.
 
     Args:
-      text: of the compiled program.
-      itemsize: bytes of an element, whatever the program has: XLA:CPU widens what it multiplies.
+      text: the compiled program.
+      itemsize: bytes of an element, in place of the program's own: XLA:CPU widens the operands of products.
     """
     total = 0
     for instruction, frame, count in Program(text).executions():
@@ -68,7 +68,7 @@ def _bytes(arrays: tuple[Array, ...]) -> int:
 
 
 def _read(parameter: Instruction, fused: Computation) -> int:
-    """What a fusion reads of one of its arguments."""
+    """Bytes that a fusion reads of one of its parameters."""
     whole, parts = _bytes(parameter.arrays), 0
     for user in fused.instructions.values():
         if parameter.name in user.operands:
@@ -82,7 +82,7 @@ def _read(parameter: Instruction, fused: Computation) -> int:
 
 
 def _written(fused: Computation) -> int:
-    """What a fusion writes: its result, or the slice of it that it updates."""
+    """Bytes that a fusion writes: its result, or the slice of it that is updated in place."""
     results = fused.operands(fused.root) if fused.root.opcode == "tuple" else (fused.root,)
     updates = (fused.operands(r)[1] if r.opcode == "dynamic-update-slice" else r for r in results)
     whole = (_bytes(result.arrays) for result in results)

@@ -1,4 +1,4 @@
-"""The arithmetic that a function needs, counted before any compiler sees it."""
+"""FLOPs of a function, counted in its jaxpr, before compilation."""
 
 import math
 from typing import Any
@@ -10,11 +10,11 @@ from dydiff_jax.cost_model.hlo import window_pairs
 
 
 def model_flops(function: Any, *arguments: Any) -> int:
-    """Multiplications and additions of the matrix products and convolutions of one call, by `hlo.flops`'s rules.
+    """FLOPs of the matrix products and convolutions of one call, counted as in `hlo.flops`.
 
     Args:
-      function: what is called; it is traced, not run.
-      *arguments: arrays, or their shapes.
+      function: the function; it is traced, not run.
+      *arguments: arrays, or shapes with dtypes.
     """
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 

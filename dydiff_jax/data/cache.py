@@ -1,4 +1,4 @@
-"""A cache folder of arrays that are there whole or not at all."""
+"""Cache of arrays, written atomically."""
 
 import contextlib
 import dataclasses
@@ -73,3 +73,14 @@ def open_npy(path: pathlib.Path):
             f"{path}: not a whole .npy or .npz file of numbers ({error}); delete or replace the file and run "
             "again"
         ) from error
+
+
+def npz_header(path: pathlib.Path, key: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype of one array of an .npz file, without reading its numbers."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read(file)
+    return shape, dtype

@@ -1,36 +1,95 @@
-"""Sums over the grid points of a frame, from which means and deviations of any frames follow."""
+"""Per-frame sums over the grid, from which means and deviations of any frames follow; kept in a cache."""
 
+import io
+import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
+from dydiff_jax.runs import files
+
 
 class Moments(NamedTuple):
-    """Of T frames, float64. A value that is not finite makes those of its frame not finite.
+    """Of T frames, float64, over the points that are observed; NaN and inf propagate.
 
     Attributes:
       sums: [T, c], of the values of each channel.
       squares: [T, c], of their squares.
-      speeds: [T], of the lengths of the vectors of channels.
+      speeds: [T], of the lengths of the vectors of channels, where all channels are observed.
+      points: [T, c], observed points of each channel.
+      vectors: [T], points at which all channels are observed.
     """
 
     sums: np.ndarray
     squares: np.ndarray
     speeds: np.ndarray
+    points: np.ndarray
+    vectors: np.ndarray
 
     def at(self, frames: np.ndarray | slice) -> "Moments":
         """Those of some of the frames."""
-        return Moments(*(part[frames] for part in self))
+        return Moments(*(column[frames] for column in self))
+
+    def to_npz(self) -> bytes:
+        """The contents of an .npz file."""
+        buffer = io.BytesIO()
+        np.savez(buffer, **self._asdict())
+        return buffer.getvalue()
+
+    @classmethod
+    def from_npz(cls, contents: bytes, frames: int, channels: int) -> "Moments":
+        """The moments in the contents of an .npz file.
+
+        Raises:
+          ValueError, KeyError, EOFError, OSError: they are broken, or not those of as many frames and channels.
+        """
+        with np.load(io.BytesIO(contents), allow_pickle=False) as archive:
+            found = cls(*(archive[name] for name in cls._fields))
+        expected = [(frames, channels)] * 2 + [(frames,), (frames, channels), (frames,)]
+        if [column.shape for column in found] != expected:
+            raise ValueError(f"expected moments of shapes {expected}, found {[c.shape for c in found]}")
+        return found
 
 
-def measure(frames: np.ndarray) -> Moments:
-    """The moments of frames [T, h, w, c]."""
+def measure(frames: np.ndarray, observed: np.ndarray | None = None) -> Moments:
+    """The moments of frames [T, h, w, c]; ``observed`` is a mask of that shape, or None: all points are."""
     values = frames.astype(np.float64)
+    known = np.ones(values.shape, bool) if observed is None else np.broadcast_to(observed, values.shape)
+    if observed is not None:
+        values = np.where(known, values, 0.0)
+    vectors = known.all(axis=-1)
     squares = values**2
-    speeds = np.sqrt(squares.sum(axis=-1)).sum(axis=(1, 2))
-    return Moments(values.sum(axis=(1, 2)), squares.sum(axis=(1, 2)), speeds)
+    speeds = np.sqrt(squares.sum(axis=-1))
+    if observed is not None:
+        speeds = np.where(vectors, speeds, 0.0)
+    space = (1, 2)
+    return Moments(
+        values.sum(axis=space),
+        squares.sum(axis=space),
+        speeds.sum(axis=space),
+        known.sum(axis=space, dtype=np.int64),
+        vectors.sum(axis=space, dtype=np.int64),
+    )
 
 
 def joined(parts: list[Moments]) -> Moments:
     """The moments of one stretch of frames after the other."""
     return Moments(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def read_cached(path: pathlib.Path, frames: int, channels: int) -> Moments | None:
+    """The moments in a cache file, None where there are none that can be used."""
+    try:
+        return Moments.from_npz(path.read_bytes(), frames, channels)
+    except (ValueError, KeyError, EOFError, OSError):
+        return None
+
+
+def write_cached(path: pathlib.Path, moments: Moments) -> None:
+    """Keep moments in a cache file; a cache that cannot be written is done without."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.atomic(path) as temporary:
+            temporary.write_bytes(moments.to_npz())
+    except OSError:
+        return

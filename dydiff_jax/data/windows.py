@@ -1,11 +1,12 @@
 """Windows: frames of one trajectory that follow each other, cut to one crop."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from dydiff_jax.data.sources.source import Trajectories
+from dydiff_jax.data.trajectories import Trajectories
 from dydiff_jax.types import Batch
 
 
@@ -19,21 +20,22 @@ class Place(NamedTuple):
     mirrored: bool = False
 
 
-class Cut(NamedTuple):
-    """The size of a window: f frames of height h and width w."""
+class WindowShape(NamedTuple):
+    """The size of a window: f frames of height h and width w, and how many rows of forcings reach beyond the frames."""
 
     frames: int
     height: int
     width: int
+    beyond: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """A sequence of windows: `windows[i]` is a Batch without the batch axis, frames float32 [f, h, w, c].
+    """A sequence of windows: `windows[i]` is a Batch without the batch axis, frames [f, h, w, c] as they are stored.
 
     Attributes:
       trajectories: what is cut.
-      cut: the size of each window.
+      shape: the size of each window.
       places: int [n, 4]: trajectory, first frame, first row and first column of each window; the crops of one
         moment follow each other.
       random_crop: whether `draw` moves a window to a random crop.
@@ -41,7 +43,7 @@ class Windows:
     """
 
     trajectories: Trajectories
-    cut: Cut
+    shape: WindowShape
     places: np.ndarray
     random_crop: bool = False
     flip: bool = False
@@ -63,33 +65,47 @@ class Windows:
 
     def read(self, place: Place) -> Batch:
         """The window at any place; columns past the last are the first again (periodic data only)."""
-        height, width, last = self.cut.height, self.cut.width, self.trajectories.grid[1]
-        end = place.column + width
-        window = self._read(place, slice(place.row, place.row + height), slice(place.column, min(end, last)))
-        if end > last:
-            rest = self._read(place, slice(place.row, place.row + height), slice(0, end - last))
-            window = np.concatenate([window, rest], axis=2)
+        data, number = self.trajectories, place.trajectory
+        start, stop = place.frame, place.frame + self.shape.frames
+        frames = self._crop(place, lambda *box: data.read(number, start, stop, *box))
         if place.mirrored:
-            window = window[:, :, ::-1] * np.asarray(self.trajectories.mirror, np.float32)
-        return Batch(frames=np.ascontiguousarray(window))
+            frames = frames * np.asarray(data.mirror, _signed(frames.dtype))
+        observed, static, forcings = None, None, None
+        if data.observed is not None:
+            observed = self._crop(place, lambda *box: data.read_observed(number, start, stop, *box))
+        if data.static is not None:
+            static = self._crop(place, lambda rows, columns: data.static[None, rows, columns])[0]
+        if data.forcings is not None:
+            forcings = np.asarray(data.forcings[number][start : stop + self.shape.beyond], np.float32)
+        return Batch(np.ascontiguousarray(frames), observed, forcings, static)
 
-    def _read(self, place: Place, rows: slice, columns: slice) -> np.ndarray:
-        stop = place.frame + self.cut.frames
-        return self.trajectories.read(place.trajectory, place.frame, stop, rows, columns)
+    def _crop(self, place: Place, read: Callable[[slice, slice], np.ndarray]) -> np.ndarray:
+        """The rows and columns of a place, [., height, width, .], wrapped around and mirrored in x."""
+        last = self.trajectories.grid[1]
+        rows, end = slice(place.row, place.row + self.shape.height), place.column + self.shape.width
+        found = read(rows, slice(place.column, min(end, last)))
+        if end > last:
+            found = np.concatenate([found, read(rows, slice(0, end - last))], axis=2)
+        return np.ascontiguousarray(found[:, :, ::-1] if place.mirrored else found)
 
     def draw(self, index: int, rng: np.random.Generator) -> Place:
         """Where to cut window `index` for training: its own frames, at a random crop and mirrored or not."""
         place = self.place(index)
         if self.random_crop:
-            (rows, columns), (_, height, width) = self.trajectories.grid, self.cut
-            last = columns - 1 if self.trajectories.periodic_x else columns - width
-            row, column = rng.integers(0, (rows - height, last), endpoint=True)
+            rows, columns = self.trajectories.grid
+            last = columns - 1 if self.trajectories.periodic_x else columns - self.shape.width
+            row, column = rng.integers(0, (rows - self.shape.height, last), endpoint=True)
             place = place._replace(row=int(row), column=int(column))
         return place._replace(mirrored=self.flip and bool(rng.integers(2)))
 
     def batch(self) -> Batch:
         """All windows, with a batch axis."""
         return stack([self[index] for index in range(len(self))])
+
+
+def _signed(dtype: np.dtype) -> np.dtype:
+    """The dtype that takes signs: the same for floats and signed integers, float32 for unsigned ones."""
+    return np.dtype(np.float32) if dtype.kind in "ub" else dtype
 
 
 def stack(windows: list[Batch]) -> Batch:

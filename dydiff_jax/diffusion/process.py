@@ -203,7 +203,9 @@ class GaussianProcess(abc.ABC):
             raise ValueError(f"num_new: expected {self.num_forecast} frames, found {num_new}")
         return self._after_clean(jnp.roll(z, -num_new, axis=1), self._mix_noise(fresh, levels))
 
-    def _amplitudes(self, levels: Levels, like: Frames) -> tuple[targets.Amplitude, targets.Amplitude]:
+    def _amplitudes(
+        self, levels: Levels, like: Float[Array, "b g *s"]
+    ) -> tuple[targets.Amplitude, targets.Amplitude]:
         t = over_frames(levels.t[:, self.num_clean :], like)
         return self.schedule.alpha(t), self.schedule.sigma(t)
 

@@ -12,8 +12,8 @@ def read_context(path: pathlib.Path, num_context: int, spec: DataSpec, num_forci
     """Read what a forecast is made from.
 
     Args:
-      path: an .npy file of frames [p, *s] or [n, p, *s] in physical units; or an .npz file with ``frames``, where wanted
-        ``observed`` (bool, broadcastable to frames), and, where the model was trained with them, ``forcings``
+      path: an .npy file of frames [p, *s] or [n, p, *s] in physical units; or an .npz file with ``frames``, where
+        wanted ``observed`` (bool, broadcastable to frames), and, where the model was trained with them, ``forcings``
         [p + horizon, m] or [n, p + horizon, m] and ``static`` [*grid, q] or [n, *grid, q].
       num_context: p; of a longer sequence the last p frames are taken, and the forcings from the first of them on.
       spec: of the data that the model was trained on; the grid may differ.

@@ -23,7 +23,7 @@ from dydiff_jax.types import Batch, DataSpec
 TABLE = "table.md"
 
 #: Entries of metrics.json that tell one evaluation of a checkpoint from another.
-EVALUATED_WITH = ("free", "evaluation", "score_options")
+EVALUATED_WITH = ("system", "evaluation", "score_options")
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class EvaluationOptions:
       seed: of the ensemble and of the baselines.
       saved: windows whose forecasts are kept in forecasts.npz and drawn.
       beside: work directories of finished runs on the same data that are scored beside this one.
+      figures: names of `plots.FIGURES`; None: those of the kind of the data.
       valid_windows: windows of the validation split that are scored while training.
       valid_members: members of these.
     """
@@ -49,6 +50,7 @@ class EvaluationOptions:
     seed: int
     saved: int
     beside: tuple[str, ...] = ()
+    figures: tuple[str, ...] | None = None
     valid_windows: int = 8
     valid_members: int = 4
 
@@ -130,7 +132,7 @@ def chunk_rows(options: EvaluationOptions, mesh: Mesh, rows: int) -> int:
 
 
 def baseline_ensembles(evaluation: Evaluation) -> Iterator[tuple[str, np.ndarray]]:
-    """Every baseline that these data have, [e, n, k, h, w, c], one at a time: each may be as large as a long horizon."""
+    """Every baseline that these data have, [e, n, k, h, w, c], one at a time."""
     known = baselines.Known(
         context=np.asarray(evaluation.context.frames, np.float32),
         training=np.asarray(evaluation.training.batch.frames, np.float32),
@@ -178,18 +180,22 @@ def write_scores(
     scores = score_all(itertools.chain(ensembles.items(), baseline_ensembles(evaluation)), evaluation)
     keep = slice(header["evaluation"]["saved"])
     arrays = {
-        "context": np.asarray(evaluation.context.frames[keep], np.float32),
-        "truth": evaluation.truth[keep],
+        "context": _blank(evaluation.context.frames[keep], evaluation.context.observed, keep),
+        "truth": _blank(evaluation.truth[keep], evaluation.observed, keep),
         "ensemble": next(iter(ensembles.values()))[:, keep],
         "leads": np.asarray(header["leads"]),
     }
-    if evaluation.observed is not None:
-        arrays["observed"] = np.broadcast_to(evaluation.observed[keep], arrays["truth"].shape)
     folder.mkdir(parents=True, exist_ok=True)
     files.write_npz(folder / "forecasts.npz", arrays)
     scoring.write_metrics(folder / "metrics.json", header, scores)
     plots.plot_all(folder)
     files.write_text(folder / TABLE, tables(header, scores))
+
+
+def _blank(frames: np.ndarray, observed: np.ndarray | None, keep: slice) -> np.ndarray:
+    """Frames of the kept windows, float32, with NaN where they are missing."""
+    frames = np.asarray(frames, np.float32)
+    return frames if observed is None else np.where(observed[keep], frames, np.nan)
 
 
 def tables(header: dict[str, Any], scores: dict[str, scoring.Scores]) -> str:

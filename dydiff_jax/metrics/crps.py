@@ -51,11 +51,10 @@ def pooled_crps(
     window: int,
     stride: int,
     how: Literal["avg", "max"],
-    fair: bool = True,
     nonneg_mask: bool = False,
     observed: Observed | None = None,
 ) -> PerLead:
-    """CRPS of neighbourhoods: members and truth are pooled, then scored, then averaged; one value a lead.
+    """Fair CRPS of neighbourhoods: members and truth are pooled, then scored, then averaged; one value a lead.
 
     Pooling is without padding, channel by channel; a pooling window counts only if all of its points are
     observed. "CRPS w8" of DyDiff, Table 1, is window 8, stride 2.
@@ -71,7 +70,7 @@ def pooled_crps(
     """
 
     def places(members: np.ndarray, actual: np.ndarray) -> np.ndarray:
-        return crps_ensemble(pool(members, window, stride, how), pool(actual, window, stride, how), fair)
+        return crps_ensemble(pool(members, window, stride, how), pool(actual, window, stride, how))
 
     def mean(members: np.ndarray, actual: np.ndarray, known: np.ndarray | None) -> np.ndarray | float:
         return average(

@@ -10,10 +10,10 @@ import pytest
 from configs import base, kolmogorov
 from dydiff_jax import build
 from dydiff_jax.config import ConfigError
-from dydiff_jax.data.pipeline import WindowOptions, make_splits
 from dydiff_jax.data.simulators import ensemble
 from dydiff_jax.data.simulators import kolmogorov as solver
 from dydiff_jax.data.sources.kolmogorov import Kolmogorov
+from dydiff_jax.data.splits import DatasetOptions, make_splits
 
 SMALL = dict(cells=16, out_cells=8, interval=0.5, spin_up=1.0, duration=2.0, trajectories=3)
 
@@ -101,7 +101,7 @@ def test_windows_cannot_be_mirrored(simulated):
     trajectories = simulated.load()
     assert trajectories.mirror is None and trajectories.periodic_x
     with pytest.raises(ValueError, match="flip: the mirror image of these data is not known"):
-        make_splits(trajectories, WindowOptions(1, 1, split="trajectory", flip=True))
+        make_splits(trajectories, DatasetOptions(1, 1, split="trajectory", flip=True))
 
 
 @pytest.mark.parametrize(

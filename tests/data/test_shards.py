@@ -13,12 +13,13 @@ from benchmarks.rangeserver import serving
 from configs import folder as folder_config
 from configs import shards as shards_config
 from dydiff_jax import build
+from dydiff_jax.data.batches import LoaderOptions, TrainBatches
 from dydiff_jax.data.formats import shard_writer, sidecar, store
 from dydiff_jax.data.moments import Moments
-from dydiff_jax.data.pipeline import TrainBatches, WindowOptions, make_splits, statistics
-from dydiff_jax.data.read_ahead import InputOptions
 from dydiff_jax.data.sources.shards import Shards
-from dydiff_jax.data.sources.source import Trajectories
+from dydiff_jax.data.splits import DatasetOptions, make_splits
+from dydiff_jax.data.statistics import statistics
+from dydiff_jax.data.trajectories import Trajectories
 from dydiff_jax.runs import commands
 
 FORMATS = ("zarr", "array_record")
@@ -68,20 +69,20 @@ def test_every_box_reads_what_was_written(small, tmp_path, form, dtype):
             np.testing.assert_array_equal(found.read(*box), original.read(*box))
     same = ("fields", "unit", "interval", "time_unit", "periodic_x", "mirror", "roles", "scale")
     assert all(getattr(found, name) == getattr(original, name) for name in same)
-    assert Shards(path).frame_shape == (10, 21, 2) and Shards(path).fields == ("u", "v")
+    assert Shards(path).spec()[:2] == ((10, 21, 2), ("u", "v"))
 
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_those_of_the_source(small, tmp_path, form, workers):
     original = films(np.float16)
-    options = WindowOptions(3, 4, crop=9, fractions=(0.8, 0.0, 0.2), split="time")
+    options = DatasetOptions(3, 4, crop=9, fractions=(0.8, 0.0, 0.2), split="time")
     parts = [
         make_splits(trajectories, options).train
         for trajectories in (original, Shards(written(tmp_path / "shards", original, form)).load())
     ]
     expected = TrainBatches(parts[0], 6, seed=1)
-    found = TrainBatches(parts[1], 6, 1, InputOptions(2, workers, 3)).stream(4, range(1, 6))
+    found = TrainBatches(parts[1], 6, 1, LoaderOptions(2, workers, 3)).stream(4, range(1, 6))
     for step in range(4, 12):
         np.testing.assert_array_equal(next(found).frames, expected.rows(step, range(1, 6)).frames)
 
@@ -107,7 +108,7 @@ def test_shards_are_as_large_as_intended():
 def test_statistics_follow_from_the_moments_without_reading(small, tmp_path, monkeypatch, form, convention):
     original = films(scale=3.0)
     loaded = Shards(written(tmp_path / "shards", original, form)).load()
-    options = WindowOptions(2, 1, stride=5, fractions=(0.6, 0.1, 0.3))
+    options = DatasetOptions(2, 1, stride=5, fractions=(0.6, 0.1, 0.3))
     expected = statistics(make_splits(original, options).train, convention)
     touched = make_splits(original, options).train
     monkeypatch.setattr(type(loaded.arrays[0]), "__getitem__", None)  # reading is an error from here on
@@ -126,7 +127,7 @@ def test_a_value_that_is_not_finite_is_found_in_the_moments(small, tmp_path):
     loaded = Shards(written(tmp_path / "shards", films(), "zarr")).load()
     loaded.moments[2].squares[30, 1] = np.inf
     with pytest.raises(ValueError, match="file 2: frame 30 holds NaN or infinite"):
-        make_splits(loaded, WindowOptions(2, 1))
+        make_splits(loaded, DatasetOptions(2, 1))
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -164,9 +165,9 @@ def flipped(data, at=900):
 @pytest.mark.parametrize("threads", [0, 3])
 def test_a_spoiled_shard_stops_the_stream_and_is_named(small, tmp_path, form, spoil, threads):
     path = written(tmp_path / "shards", films(), form)
-    train = make_splits(Shards(path).load(), WindowOptions(2, 1, fractions=(1.0, 0.0, 0.0))).train
+    train = make_splits(Shards(path).load(), DatasetOptions(2, 1, fractions=(1.0, 0.0, 0.0))).train
     SPOILED[spoil](shard_file(path, form))
-    read = TrainBatches(train, 4, 0, InputOptions(max(threads, 1), 0, threads)).stream(0, range(4))
+    read = TrainBatches(train, 4, 0, LoaderOptions(max(threads, 1), 0, threads)).stream(0, range(4))
     with pytest.raises(store.StoreError, match=str(shard_file(path, form))):
         for _ in range(60):
             next(read)
@@ -192,18 +193,18 @@ def change(name, value):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda p: (p / "manifest.json").write_text('{"version": 1'), "manifest.json: not the description"),
-        (change("version", 2), "manifest.json: not the description .*version 2"),
+        (lambda p: (p / "manifest.json").write_text('{"version": 2'), "manifest.json: not the description"),
+        (change("version", 1), "manifest.json: not the description .*version 1"),
         (change("colour", "red"), "manifest.json: not the description .*colour"),
         (change("chunk", [0, 5, 7]), "manifest.json: not the description .*sizes"),
         (change("format", "tar"), "manifest.json: not the description .*tar"),
-        (change("films", []), "manifest.json: not the description"),
+        (change("recordings", []), "manifest.json: not the description .*sizes"),
         (change("dtype", "float31"), "manifest.json: not the description .*float31"),
         (change("dtype", "int32"), "expected an array .* of int32, found .* of float32"),
         (lambda p: (p / "moments.npz").write_bytes(b"PK"), "moments.npz: not a whole file of moments"),
         (lambda p: np.savez(p / "moments.npz", sums=np.zeros(3)), "moments.npz: not a whole file of moments"),
         (
-            lambda p: np.savez(p / "moments.npz", **Moments(*[np.zeros((92, 2))] * 3)._asdict()),
+            lambda p: np.savez(p / "moments.npz", **Moments(*[np.zeros((92, 2))] * 5)._asdict()),
             r"moments.npz: expected moments of shapes",
         ),
     ],
@@ -278,8 +279,8 @@ def test_exported_data_are_those_of_the_config(tmp_path, form, capsys):
     other.window.update(num_context=1, num_forecast=2)
     streams = []
     for config in map(build.load, (raw, other)):
-        train = make_splits(config.data.load(), config.windows, 2).train
-        streams.append(TrainBatches(train, 4, 0, config.input).stream(0, range(4)))
+        train = make_splits(config.data.load(), config.dataset, 2).train
+        streams.append(TrainBatches(train, 4, 0, config.loader).stream(0, range(4)))
     for _ in range(20):
         np.testing.assert_array_equal(next(streams[0]).frames, next(streams[1]).frames)
 

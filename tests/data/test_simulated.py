@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from dydiff_jax.data import cache
-from dydiff_jax.data.pipeline import WindowOptions, make_splits
 from dydiff_jax.data.simulators import ensemble
 from dydiff_jax.data.sources.kolmogorov import Kolmogorov
 from dydiff_jax.data.sources.rayleigh_benard import RayleighBenard
 from dydiff_jax.data.sources.source import SOURCES
+from dydiff_jax.data.splits import DatasetOptions, make_splits
 from dydiff_jax.runs import files
 
 #: A small flow of each data set, 8 frames of 4 rows.
@@ -122,7 +122,7 @@ def test_loading_again_simulates_nothing(simulated, monkeypatch):
     monkeypatch.setattr(ensemble, "simulate_missing", None)  # a call would raise TypeError
     trajectories = simulated.load()
     assert {film.shape for film in trajectories.arrays} == {(8, *simulated.frame_shape)}
-    parts = make_splits(trajectories, WindowOptions(2, 2, crop=4, split="trajectory"))
+    parts = make_splits(trajectories, DatasetOptions(2, 2, crop=4, split="trajectory"))
     crops = simulated.frame_shape[1] // 4
     assert {len(part) for part in (parts.train, parts.valid, parts.test)} == {5 * crops}
 
@@ -161,8 +161,7 @@ def test_the_user_is_told_what_is_simulated_where(copied, monkeypatch, capfd):
 
 LOAD = """
 import json, sys
-from dydiff_jax.data.source import SOURCES
-import dydiff_jax.data
+from dydiff_jax.data.sources import SOURCES
 SOURCES[sys.argv[1]](**json.loads(sys.argv[2])).load()
 """
 
@@ -208,7 +207,7 @@ def test_a_part_with_nan_is_named_with_its_frame(copied):
     film[5, 0, 0, 0] = np.nan
     np.save(copied.parts()[0].path, film)
     with pytest.raises(ValueError, match=r"trajectory_000.npy: frame 5 holds NaN"):
-        make_splits(copied.load(), WindowOptions(1, 1, crop=4, split="trajectory"))
+        make_splits(copied.load(), DatasetOptions(1, 1, crop=4, split="trajectory"))
 
 
 def test_a_flow_that_becomes_non_finite_stops_with_what_to_do(flow, tmp_path, monkeypatch):

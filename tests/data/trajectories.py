@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dydiff_jax.data.sources.source import Trajectories
+from dydiff_jax.data.trajectories import Trajectories
 
 
 def counting(*, lengths=(40, 30, 30), h=4, w=12, c=2, periodic_x=True, **fields) -> Trajectories:

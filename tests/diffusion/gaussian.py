@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dydiff_jax.diffusion.sampler import State, integrate, steps_of, update
+from dydiff_jax.diffusion.sampler import SamplerState, integrate, time_steps, update
 
 
 def chain_matrix(gamma, size, xp=np):
@@ -82,15 +82,15 @@ def sampled_law(process, truth, sampler, eta, taus):
     f, p = process.num_frames, process.num_context
     start = corruption_matrices(process, 1 - eta * process.schedule.sigma(taus[0]) ** 2, jnp)[1]
     given = jnp.eye(f, p) if process.num_clean else jnp.zeros((f, p))
-    if sampler.method == "ancestral":
+    if sampler.name == "ancestral":
         return _propagate(process, truth, sampler, eta, taus, given, start @ start.T)
     context = jnp.eye(p + f, p)
     z = _frames(jnp.concatenate([given.T, start.T]))
     denoise = exact_denoiser(process, truth, context, eta)
     levels = process.levels(jnp.full((p + f,), taus[0]), jnp.zeros((p + f,), bool))
     keys = jax.random.split(jax.random.key(0), p + f)
-    state = State(z, jnp.zeros_like(z), jnp.zeros_like(z), levels)
-    state = integrate(keys, process, denoise, state, steps_of(taus), sampler)
+    state = SamplerState(z, jnp.zeros_like(z), jnp.zeros_like(z), levels)
+    state = integrate(keys, process, denoise, state, time_steps(taus), sampler)
     out = state.z[:, :, 0, 0, 0]
     return out[:p].T, out[p:].T @ out[p:]
 
@@ -107,7 +107,7 @@ def _propagate(process, truth, sampler, eta, taus, mean, covariance):
         stay = jnp.zeros(len(inputs), bool)
         start, end = (process.levels(jnp.full(len(inputs), tau), stay) for tau in interval)
         prediction = denoise(z, process.logsnr(start))
-        state = State(z, jnp.zeros_like(z), jnp.zeros_like(z), start)
+        state = SamplerState(z, jnp.zeros_like(z), jnp.zeros_like(z), start)
         out = update(process, sampler, state, prediction, fresh, start, end).z[:, :, 0, 0, 0].T
         of_context, of_z, of_fresh = out[:, :p], out[:, p : p + f], out[:, p + f :]
         return (of_context + of_z @ mean, of_z @ covariance @ of_z.T + of_fresh @ of_fresh.T), None

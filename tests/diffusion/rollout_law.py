@@ -66,7 +66,7 @@ def exact_denoiser(process, eta):
     return denoise
 
 
-def missing_variance(process, eta, tau):
+def exact_residual_variance(process, eta, tau):
     """E|n - n_hat|^2 of the last frame of a sliding window at time tau."""
     levels = process.levels(jnp.full((1,), tau), jnp.ones((1,), bool))
     alpha, sigma, data, noise = window_maps(process, eta, process.logsnr(levels)[0])
@@ -112,15 +112,15 @@ def basis_noise(process, passes, steps):
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def rolled_covariance(rollout, eta, frames, exact_missing=True, missing=0.0):
+def rolled_covariance(rollout, eta, frames, exact_residual=True, residual_variance=0.0):
     """Covariance [p + frames, p + frames] of stationary context and the frames that a rollout draws after it."""
     process = rollout.process
     p, stride = process.num_context, process.stride
-    passes = -(-(frames + rollout.waiting) // stride)
-    ancestral = rollout.sampler.method == "ancestral"
-    steps = passes * (rollout.grids().shape[1] - 1) if ancestral else 0
-    if exact_missing and process.continues_noise:
-        missing = missing_variance(process, eta, rollout.grids()[-1, -2])
+    passes = -(-(frames + rollout.warmup_frames) // stride)
+    ancestral = rollout.sampler.name == "ancestral"
+    steps = passes * (rollout.timesteps().shape[1] - 1) if ancestral else 0
+    if exact_residual and process.correlated_noise:
+        residual_variance = exact_residual_variance(process, eta, rollout.timesteps()[-1, -2])
     with basis_noise(process, passes, steps) as size:
         root = jnp.asarray(np.linalg.cholesky(covariance(p)).T) if p else jnp.zeros((0, 0))
         context = jnp.zeros((size, p)).at[:p].set(root)[:, :, None, None, None]
@@ -133,8 +133,8 @@ def rolled_covariance(rollout, eta, frames, exact_missing=True, missing=0.0):
             rows = context[:, :, 0, 0, 0]
             return exact_given_context(process, AutoRegression(p, process.num_forecast, A), rows, eta)
 
-        _, drawn = rollout.advance(keys, bind, carry, passes, missing)
-    rows = jnp.concatenate([context, drawn[:, rollout.waiting :][:, :frames]], axis=1)[:, :, 0, 0, 0]
+        _, drawn = rollout.advance(keys, bind, carry, passes, residual_variance)
+    rows = jnp.concatenate([context, drawn[:, rollout.warmup_frames :][:, :frames]], axis=1)[:, :, 0, 0, 0]
     return rows.T @ rows
 
 

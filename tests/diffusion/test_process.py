@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from gaussian import AutoRegression, chain_matrix, corruption_matrices, exact_denoiser
 
-from dydiff_jax.diffusion import Cosine, Dynamical, LinearBeta, Regression, Standard
-from dydiff_jax.diffusion.process import Process
+from dydiff_jax.diffusion import Cosine, Dynamical, LinearBeta, Standard
 
 P, K = 2, 4
 KEYS = jax.random.split(jax.random.key(0), 3)
@@ -43,8 +42,7 @@ ABLATIONS = [{"mix_data": False}, {"mix_noise": False}]
 @pytest.mark.parametrize(("eta", "context"), ALL)
 def test_synchronous_levels(eta, context, x64):
     process = make(eta, context=context)
-    assert isinstance(process, Process)
-    assert (process.stride, process.num_frames, process.sliding_rate) == (K, P + K, 0)
+    assert (process.stride, process.num_frames) == (K, P + K)
     tau = np.array([0.0, 0.3, 1.0])
     levels = levels_at(process, tau)
     clean = P if context == "clean" else 0
@@ -179,9 +177,9 @@ def test_extend_keeps_the_last_context_and_appends_the_prior_chain(eta, context,
         process.extend(window, None, fresh, levels, 1)
 
 
-def test_renewal_is_one_minus_the_ratio_of_snr_and_never_for_frames_that_stand_still(x64):
+def test_refresh_fraction_is_one_minus_the_ratio_of_snr_and_never_for_frames_that_stand_still(x64):
     process = make(0)
-    share = process.renewal(levels_at(process, [0.8, 0.5, 1.0]), levels_at(process, [0.6, 0.5, 0.0]))
+    share = process.refresh_fraction(levels_at(process, [0.8, 0.5, 1.0]), levels_at(process, [0.6, 0.5, 0.0]))
 
     def snr(t):
         return 1 / np.tan(np.pi * t / 2) ** 2
@@ -190,27 +188,6 @@ def test_renewal_is_one_minus_the_ratio_of_snr_and_never_for_frames_that_stand_s
     np.testing.assert_array_equal(share[1], 0)
     np.testing.assert_array_equal(share[:, :P], 0)
     np.testing.assert_allclose(share[2, P:], 1, rtol=1e-12)
-
-
-def test_regression_sees_the_context_and_zeros():
-    process, x0, eps = Regression(P, K), draw(0).astype(np.float32), draw(1).astype(np.float32)
-    assert isinstance(process, Process)
-    levels = levels_at(process, np.array([1.0, 0.2, 0.0], np.float32))
-    z = process.forward(x0, eps, levels)
-    np.testing.assert_array_equal(z[:2, P:], 0)
-    np.testing.assert_array_equal(z[:2, :P], x0[:2, :P])
-    np.testing.assert_array_equal(z[2], x0[2])
-    np.testing.assert_array_equal(process.target(x0, eps, levels), x0)
-    np.testing.assert_array_equal(levels.active[:, P:], [[True] * K, [True] * K, [False] * K])
-    assert not levels.active[:, :P].any()
-    np.testing.assert_array_equal(process.logsnr(levels)[0], [np.inf] * P + [-np.inf] * K)
-    recovered, noise = process.recover(z, eps, levels)
-    np.testing.assert_array_equal(recovered[:2, P:], eps[:2, P:])
-    np.testing.assert_array_equal(recovered[:2, :P], x0[:2, :P])
-    np.testing.assert_array_equal(noise, 0)
-    following = process.extend(x0, None, eps, levels, K)
-    np.testing.assert_array_equal(following[:, :P], x0[:, K:])
-    np.testing.assert_array_equal(following[:, P:], 0)
 
 
 def test_sampling_starts_where_the_estimate_is_finite():
@@ -236,8 +213,6 @@ def test_condition_number_that_the_start_of_large_eta_allows(x64):
         (lambda: Dynamical(Cosine(), 0, K), "^num_context"),
         (lambda: Standard(Cosine(), -1, K), "^num_context"),
         (lambda: Standard(Cosine(), P, 0), "^num_forecast"),
-        (lambda: Regression(0, K), "^num_context"),
-        (lambda: Regression(P, 0), "^num_forecast"),
     ],
 )
 def test_bad_fields_are_refused(build, message):

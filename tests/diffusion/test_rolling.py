@@ -9,10 +9,10 @@ import pytest
 import rollout_law
 
 from dydiff_jax.diffusion import Cosine, Dynamical, LinearBeta, Sampler, Standard, diffusion_loss
-from dydiff_jax.diffusion.process import Process
+from dydiff_jax.diffusion.process import example_keys, white_noise, window_times
 from dydiff_jax.diffusion.rolling import Rolling, local_times
 from dydiff_jax.diffusion.rolling_dynamical import RollingDynamical
-from dydiff_jax.diffusion.sampler import State, update
+from dydiff_jax.diffusion.sampler import SamplerState, update
 from dydiff_jax.types import Levels
 
 P, K, B = 2, 4, 3
@@ -119,8 +119,7 @@ def test_bad_clocks_are_refused(arguments, message):
 def test_levels_of_windows_that_slide_and_that_begin(clock, eta, x64):
     """Times of the chosen clock in each example; loss where the time moves; gamma of the frame's own time."""
     process = make(eta, clock=clock)
-    assert isinstance(process, Process)
-    assert (process.stride, process.num_frames, process.sliding_rate) == (1, P + K, 0.1)
+    assert (process.stride, process.num_frames) == (1, P + K)
     u = (np.arange(P + K) - P) / K
     for tau in (0.05, 0.25, 0.3, 0.5, 0.75, 1.0):
         sliding = np.array([True, False, True])
@@ -171,39 +170,50 @@ def test_loss_is_the_mean_over_the_active_frames_of_a_window_then_over_windows(x
 
     loss, aux = diffusion_loss(keys, process, constant, x0)
     t = 2 / np.pi * np.arctan(np.exp(-seen[0] / 2))
-    sliding = np.isclose(t[:, P], aux["tau"] / K)
+    tau = np.asarray(window_times(keys, jnp.float64))
+    sliding = np.isclose(t[:, P], tau / K)
     assert len(set(sliding)) == 2
     expected = []
     for row in range(B):
-        last = P + (K if sliding[row] else int(np.floor(K * (1 - aux["tau"][row]))) + 1)
+        last = P + (K if sliding[row] else int(np.floor(K * (1 - tau[row]))) + 1)
         assert sliding[row] or last < P + K
         expected.append(np.mean((x0[row, P:last] - 0.7) ** 2))
     np.testing.assert_allclose(aux["loss_per_example"], expected, rtol=1e-12)
     np.testing.assert_allclose(loss, np.mean(expected), rtol=1e-12)
 
 
-@partial(jax.jit, static_argnums=0)
-def drawn(process, keys, x0):
-    """(tau, log SNR) that the loss draws."""
-    seen = []
-    _, aux = diffusion_loss(keys, process, lambda z, logsnr: seen.append(logsnr) or z, x0)
-    return aux["tau"], seen[0]
-
-
-@pytest.mark.parametrize("p_lin", [0.0, 0.3])
-def test_sliding_windows_are_drawn_for_each_example_at_their_rate(p_lin):
-    number, process = 4000, Rolling(Cosine(), 1, K, p_lin=p_lin)
-    keys, x0 = jax.random.split(jax.random.key(1), number), np.zeros((number, 1 + K, 1, 1, 1), np.float32)
-    tau, logsnr = (np.asarray(draws) for draws in drawn(process, keys, x0))
-    first = 2 / np.pi * np.arctan(np.exp(-logsnr[:, 1] / 2))  # tau / K or tau
+@pytest.mark.parametrize(
+    "process", [Rolling(Cosine(), 1, K, p_lin=p) for p in (0.0, 0.3)] + [make(0.5, p_lin=0.3)]
+)
+def test_sliding_windows_are_drawn_for_each_example_at_their_rate(process):
+    """The kind of window and its time are drawn apart: tau / K is uniform in (0, 1 / K] where it slides."""
+    number, p = 4000, process.num_context
+    keys = jax.random.split(jax.random.key(1), number)
+    levels = jax.jit(process.draw)(keys)
+    tau, first = np.asarray(window_times(keys, jnp.float32)), np.asarray(levels.t[:, p])
     sliding = first < 0.6 * tau
-    np.testing.assert_allclose(first, np.where(sliding, tau / K, tau), rtol=1e-4)
-    assert abs(sliding.mean() - p_lin) <= 4 * np.sqrt(p_lin * (1 - p_lin) / number)
-    if p_lin:  # the kind of window and its time are drawn apart
+    np.testing.assert_allclose(first, np.where(sliding, tau / K, tau), rtol=1e-5)
+    rate = process.p_lin
+    assert abs(sliding.mean() - rate) <= 4 * np.sqrt(rate * (1 - rate) / number)
+    if rate:
         assert abs(tau[sliding].mean() - 0.5) < 4 * np.sqrt(1 / 12 / sliding.sum())
-    part = drawn(process, keys[7:27], x0[7:27])
-    np.testing.assert_array_equal(part[0], tau[7:27])
-    np.testing.assert_array_equal(part[1], logsnr[7:27])
+    part = jax.jit(process.draw)(keys[7:27])
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[7:27]), part, levels)
+
+
+def test_draws_are_those_of_three_keys_for_each_example_bit_for_bit():
+    """tau, then the kind of window, then the noise, whatever the process reads of them."""
+    keys = jax.random.split(jax.random.key(2), 50)
+    split = [jax.random.split(key, 3) for key in keys]
+    tau = np.array([1 - jax.random.uniform(key[0]) for key in split])
+    sliding = np.array([jax.random.uniform(key[1]) < 0.4 for key in split])
+    assert 5 < sliding.sum() < 45
+    for process, slides in ((make(0, p_lin=0.4), sliding), (Standard(Cosine(), P, K), np.zeros(50, bool))):
+        jax.tree.map(np.testing.assert_array_equal, process.draw(keys), process.levels(tau, slides))
+    expected = [jax.random.normal(key[2], (6, 1)) for key in split]
+    np.testing.assert_array_equal(
+        white_noise(example_keys(keys)[2], jnp.zeros((50, 6, 1))), np.stack(expected)
+    )
 
 
 # Special cases.
@@ -223,7 +233,7 @@ def test_eta_zero_is_rolling_diffusion_bit_for_bit():
                 for name in ("forward", "target", "recover", "residual")
             ],
             process.noise(eps, levels),
-            process.renewal(levels, later),
+            process.refresh_fraction(levels, later),
             process.frozen(levels, later),
             process.extend(x0, eps, fresh, levels, 1, 0.3),
             process.extend(x0, None, fresh, levels, K),
@@ -299,13 +309,13 @@ def test_moving_the_window_leaves_the_law_of_its_frames_unchanged(x64):
 
 
 def test_a_frame_that_enters_continues_the_chain_of_the_noise(x64):
-    """z_new = sqrt(1 - gamma(1)) n_hat + sqrt(gamma(1) + (1 - gamma(1)) missing) xi, in each channel."""
+    """z_new = sqrt(1 - gamma(1)) n_hat + sqrt(gamma(1) + (1 - gamma(1)) variance) xi, in each channel."""
     process, z, noise, fresh = make(0.5), draw(0), draw(1), draw(2)
     z, noise, fresh = (np.concatenate([frames, -frames], axis=-1) for frames in (z, noise, fresh))
-    missing = np.array([0.3, 0.7])
-    out = process.extend(z, noise, fresh, levels_at(process, 1.0, True), 1, missing)
+    variance = np.array([0.3, 0.7])
+    out = process.extend(z, noise, fresh, levels_at(process, 1.0, True), 1, variance)
     np.testing.assert_array_equal(out[:, :-1], z[:, 1:])
-    expected = np.sqrt(0.5) * noise[:, -1] + np.sqrt(0.5 + 0.5 * missing) * fresh[:, -1]
+    expected = np.sqrt(0.5) * noise[:, -1] + np.sqrt(0.5 + 0.5 * variance) * fresh[:, -1]
     np.testing.assert_allclose(out[:, -1], expected, rtol=1e-13)
 
 
@@ -326,7 +336,7 @@ def test_a_window_begins_with_the_context_and_the_prior_chain(x64):
         np.testing.assert_allclose(out[:, P:], np.einsum("ij,bjhwc->bihwc", chain, fresh[:, P:]), rtol=1e-13)
 
 
-def test_missing_variance_is_the_conditional_variance_of_the_last_noise(x64):
+def test_residual_variance_is_the_conditional_variance_of_the_last_noise(x64):
     """E|n - E[n | z]|^2 in closed form against many draws, with the exact denoiser; in each channel."""
     process, eta, number = make(0.5), 0.5, 2000
     rng = np.random.default_rng(0)
@@ -335,10 +345,10 @@ def test_missing_variance_is_the_conditional_variance_of_the_last_noise(x64):
     x0 = np.einsum("ij,njc->nic", root, rows)[:, :, None, None, :]
     eps = rng.standard_normal(x0.shape)
     denoise = rollout_law.exact_denoiser(process, eta)
-    measure = jax.jit(lambda tau: process.missing_variance(denoise, x0, eps, tau))
+    measure = jax.jit(lambda tau: process.residual_variance(denoise, x0, eps, tau))
     for tau in (0.25, 1 / 16):
         found = measure(np.full(number, tau))
-        exact = rollout_law.missing_variance(process, eta, tau)
+        exact = rollout_law.exact_residual_variance(process, eta, tau)
         assert found.shape == (2,)
         assert np.all(np.abs(found - exact) < 4 * exact * np.sqrt(2 / number))
         assert exact > 0.05
@@ -374,7 +384,7 @@ def test_frames_that_stand_still_are_left_bit_for_bit(process, method):
             for t in (jnp.tile(t, (B, 1)) for t in (np.minimum(before + 0.1, 1), before, after))
         )
         return update(
-            process, sampler, State(z, 1e3 * x0, x0, history), 1e6 * prediction, fresh, start, end
+            process, sampler, SamplerState(z, 1e3 * x0, x0, history), 1e6 * prediction, fresh, start, end
         ).z
 
     out = np.asarray(step(process, Sampler(method)))
@@ -393,7 +403,7 @@ def test_steps_that_only_rounding_makes_do_not_extrapolate(x64):
 
     def step(previous):
         history, start, end = (levels_at(process, 1.0, True)._replace(t=np.tile(t, (B, 1))) for t in previous)
-        return update(process, sampler, State(z, x0, x0, history), prediction, 0 * z, start, end).z
+        return update(process, sampler, SamplerState(z, x0, x0, history), prediction, 0 * z, start, end).z
 
     waited, nearly = ([0, 0, 0.3, 0.5, 0.8, 1 - gap] for gap in (0, 1e-15))
     last = [0, 0, 0.4, 0.6, 0.9, 1.0]
@@ -402,14 +412,14 @@ def test_steps_that_only_rounding_makes_do_not_extrapolate(x64):
     np.testing.assert_allclose(close, exact, rtol=1e-11, atol=1e-12)
 
 
-def test_renewal_is_capped_where_noise_is_mixed(x64):
+def test_refresh_fraction_is_capped_where_noise_is_mixed(x64):
     start, end = [levels_at(make(0), tau, True) for tau in (1.0, 0.9)]
-    share = np.asarray(make(0).renewal(start, end))
+    share = np.asarray(make(0).refresh_fraction(start, end))
     cap = 4 * np.pi * (np.asarray(start.t) - np.asarray(end.t))
     assert np.any(share > cap) and np.any((share < cap) & (share > 0))
-    np.testing.assert_allclose(make(0.5).renewal(start, end), np.minimum(share, cap), rtol=1e-13)
-    np.testing.assert_array_equal(make(0.5, mix_noise=False).renewal(start, end), share)
-    np.testing.assert_array_equal(make(0.5).renewal(end, start), 0)
+    np.testing.assert_allclose(make(0.5).refresh_fraction(start, end), np.minimum(share, cap), rtol=1e-13)
+    np.testing.assert_array_equal(make(0.5, mix_noise=False).refresh_fraction(start, end), share)
+    np.testing.assert_array_equal(make(0.5).refresh_fraction(end, start), 0)
 
 
 # Refusals.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from networks import random_network
 
-from dydiff_jax.diffusion import Cosine, Dynamical, Regression, Sampler, Standard, sample
+from dydiff_jax.diffusion import Cosine, Dynamical, Sampler, Standard, sample
 from dydiff_jax.diffusion import rollout as rollouts
 from dydiff_jax.diffusion import sampler as samplers
 from dydiff_jax.diffusion.rolling import Rolling
@@ -66,12 +66,12 @@ def paths(rollout, horizon, p):
         seen.append(np.asarray(logsnr[0]))
         return 0.1 * z
 
-    passes = -(-(horizon + rollout.waiting) // stride)
+    passes = -(-(horizon + rollout.warmup_frames) // stride)
     rolled(rollout, network, context_of(p, np.float64), passes)
     each = len(seen) // passes
     of_frame = [[] for _ in range(horizon)]
     for i, logsnr in enumerate(seen):
-        first = max(i // each - rollout.boundary + 1, 0) * stride
+        first = max(i // each - rollout.warmup_passes + 1, 0) * stride
         t = 2 / np.pi * np.arctan(np.exp(-logsnr / 2))
         np.testing.assert_array_equal(t[:p], 0)
         for frame in range(first, min(first + len(t) - p, horizon)):
@@ -90,7 +90,7 @@ def moving(path):
 def test_every_frame_receives_n_evaluations_on_one_grid_with_the_init_clock(p, x64, interpreted):
     """Frame by frame, t = 1, 1 - 1/N, ..., 1/N: the grid of a window whose frames share one time."""
     k, steps, horizon = 3, 12, 8
-    rollout = Rollout(Rolling(Cosine(), p, k), Sampler(steps=steps))
+    rollout = Rollout(Rolling(Cosine(), p, k), Sampler(nfe=steps))
     found, evaluations = paths(rollout, horizon, p)
     for path in found:
         np.testing.assert_allclose(moving(path), 1 - np.arange(steps) / steps, rtol=0, atol=1e-12)
@@ -99,7 +99,7 @@ def test_every_frame_receives_n_evaluations_on_one_grid_with_the_init_clock(p, x
 
 def test_early_frames_receive_more_evaluations_with_the_rescaled_clock(x64, interpreted):
     k, steps, horizon = 3, 12, 7
-    rollout = Rollout(RollingDynamical(Cosine(), 2, k, clock="init_rescaled"), Sampler(steps=steps))
+    rollout = Rollout(RollingDynamical(Cosine(), 2, k, clock="init_rescaled"), Sampler(nfe=steps))
     found, evaluations = paths(rollout, horizon, 2)
     counts = [len(moving(path)) for path in found]
     assert counts == [steps + min(i, k) * (steps // k) if i < k else steps for i in range(horizon)]
@@ -113,7 +113,7 @@ def test_early_frames_receive_more_evaluations_with_the_rescaled_clock(x64, inte
 @pytest.mark.parametrize("horizon", [1, 4, 5, 8])
 def test_blocks_take_n_evaluations_each(horizon, x64, interpreted):
     steps, k = 5, 4
-    found, evaluations = paths(Rollout(Dynamical(Cosine(), 2, k), Sampler(steps=steps)), horizon, 2)
+    found, evaluations = paths(Rollout(Dynamical(Cosine(), 2, k), Sampler(nfe=steps)), horizon, 2)
     for path in found:
         np.testing.assert_allclose(moving(path), 1 - np.arange(steps) / steps, rtol=0, atol=1e-12)
     assert evaluations == steps * -(-horizon // k)
@@ -127,18 +127,18 @@ def test_a_rollout_of_any_length_traces_the_network_once():
             traces.append(1)
             return z
 
-        rollout = Rollout(process, Sampler("ancestral", steps=12))
+        rollout = Rollout(process, Sampler("ancestral", nfe=12))
         jax.eval_shape(lambda c, r=rollout, n=network: rolled(r, n, c, 30), context_of(2))
         assert len(traces) == 1
 
 
-def test_grids_of_the_boundary_and_of_a_shift():
-    rollout = Rollout(Rolling(Cosine(), 2, 2), Sampler(steps=4))
-    assert (rollout.boundary, rollout.waiting) == (2, 1)
-    np.testing.assert_array_equal(rollout.grids(), [[1, 0.75, 0.5], [0.5, 0.25, 0], [1, 0.5, 0]])
-    blocks = Rollout(Standard(Cosine(), 2, 4), Sampler(steps=50, grid="released"))
-    assert (blocks.boundary, blocks.waiting) == (1, 0)
-    np.testing.assert_array_equal(blocks.grids(), [Sampler(steps=50, grid="released").taus()] * 2)
+def test_times_of_the_warm_up_and_of_a_shift():
+    rollout = Rollout(Rolling(Cosine(), 2, 2), Sampler(nfe=4))
+    assert (rollout.warmup_passes, rollout.warmup_frames) == (2, 1)
+    np.testing.assert_array_equal(rollout.timesteps(), [[1, 0.75, 0.5], [0.5, 0.25, 0], [1, 0.5, 0]])
+    blocks = Rollout(Standard(Cosine(), 2, 4), Sampler(nfe=50, timesteps="released"))
+    assert (blocks.warmup_passes, blocks.warmup_frames) == (1, 0)
+    np.testing.assert_array_equal(blocks.timesteps(), [Sampler(nfe=50, timesteps="released").taus()] * 2)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_grids_of_the_boundary_and_of_a_shift():
 )
 def test_finished_frames_become_the_context_of_the_next_window(process, interpreted):
     """``bind`` receives them with the number of the first frame of its window; the network has them in z."""
-    rollout, p, passes = Rollout(process, Sampler(steps=3)), process.num_context, 5
+    rollout, p, passes = Rollout(process, Sampler(nfe=3)), process.num_context, 5
     given, seen = context_of(p), []
 
     def bind(context, first):
@@ -159,10 +159,10 @@ def test_finished_frames_become_the_context_of_the_next_window(process, interpre
         return network
 
     _, frames = rollout.advance(KEYS, bind, rollout.begin(KEYS, given), passes)
-    known = np.concatenate([given, frames[:, rollout.waiting :]], axis=1)
+    known = np.concatenate([given, frames[:, rollout.warmup_frames :]], axis=1)
     steps = len(seen) // passes
     for i, (context, first, in_z) in enumerate(seen):
-        assert first == max(i // steps - rollout.boundary + 1, 0) * process.stride
+        assert first == max(i // steps - rollout.warmup_passes + 1, 0) * process.stride
         np.testing.assert_array_equal(context, known[:, first : first + p])
         np.testing.assert_array_equal(in_z, context)
     assert first > 0
@@ -181,7 +181,7 @@ ROLLING = [
 @pytest.mark.parametrize("process", ROLLING, ids=["rolling", "rescaled", "p<k", "p>k"])
 @pytest.mark.parametrize("method", METHODS)
 def test_passes_in_several_calls_are_those_of_one_bit_for_bit(process, method):
-    rollout, network = Rollout(process, Sampler(method, steps=6)), random_network(process.num_frames)
+    rollout, network = Rollout(process, Sampler(method, nfe=6)), random_network(process.num_frames)
     run = jax.jit(lambda carry, passes: advanced(rollout, network, carry, passes), static_argnums=1)
     carry, pieces = rollout.begin(KEYS, context_of(process.num_context)), []
     _, whole = run(carry, 6)
@@ -196,7 +196,7 @@ def test_eta_zero_is_rolling_diffusion_bit_for_bit(interpreted):
     network = random_network(4)
     for method, clock in (("ancestral", "init"), ("dpmpp_2m", "init_rescaled")):
         mixed, plain = (
-            rolled(Rollout(process, Sampler(method, steps=6)), network, context_of(2), 4)
+            rolled(Rollout(process, Sampler(method, nfe=6)), network, context_of(2), 4)
             for process in (
                 RollingDynamical(Cosine(), 2, 2, clock=clock, eta=0.0),
                 Rolling(Cosine(), 2, 2, clock=clock),
@@ -210,7 +210,7 @@ def test_a_window_of_one_forecast_frame_is_standard_diffusion_frame_by_frame(p, 
     network = random_network(p + 1)
     for clock in ("init", "init_rescaled"):
         rolling, blocks = (
-            rolled(Rollout(process, Sampler(method, steps=3)), network, context_of(p), 3)
+            rolled(Rollout(process, Sampler(method, nfe=3)), network, context_of(p), 3)
             for process in (Rolling(Cosine(), p, 1, clock=clock), Standard(Cosine(), p, 1))
         )
         np.testing.assert_array_equal(rolling, blocks)
@@ -229,7 +229,7 @@ def test_a_window_of_one_forecast_frame_is_standard_diffusion_frame_by_frame(p, 
 )
 def test_block_rollouts_are_forecasts_one_after_another(process, method, interpreted):
     """The first is ``sample``, bit for bit; a later one too, from the last p frames and with its own noise."""
-    p, k, sampler = process.num_context, process.num_forecast, Sampler(method, steps=3)
+    p, k, sampler = process.num_context, process.num_forecast, Sampler(method, nfe=3)
     network, given = random_network(p + k), context_of(p)
     frames = rolled(Rollout(process, sampler), network, given, 3)
 
@@ -238,10 +238,10 @@ def test_block_rollouts_are_forecasts_one_after_another(process, method, interpr
 
     def one(context, number):
         noise_keys, step_keys = samplers.split_keys(KEYS)
-        taus = jnp.asarray(samplers.grid_for(process, sampler), context.dtype)
+        taus = jnp.asarray(samplers.timesteps_for(process, sampler), context.dtype)
         noise_keys = jax.vmap(jax.random.fold_in, (0, None))(noise_keys, number)
         state = samplers.begin(noise_keys, process, context, taus[0])
-        steps = samplers.steps_of(taus, number * sampler.steps)
+        steps = samplers.time_steps(taus, number * sampler.nfe)
         return samplers.integrate(step_keys, process, network, state, steps, sampler).z
 
     for number in (1, 2):
@@ -253,22 +253,13 @@ def test_block_rollouts_are_forecasts_one_after_another(process, method, interpr
 def test_no_two_draws_of_noise_are_the_same(x64, interpreted):
     """Blocks of a denoiser that keeps the noise: what is drawn at any place differs from any other draw."""
     for process in (Standard(Cosine(), 2, 3), Rolling(Cosine(), 2, 3)):
-        rollout = Rollout(process, Sampler("ancestral", steps=6))
+        rollout = Rollout(process, Sampler("ancestral", nfe=6))
         frames = rolled(rollout, lambda z, logsnr: 0.1 * z, context_of(2, np.float64), 6)
-        rows = np.asarray(frames[:, rollout.waiting :]).reshape(B * (frames.shape[1] - rollout.waiting), 9)
+        rows = np.asarray(frames[:, rollout.warmup_frames :]).reshape(
+            B * (frames.shape[1] - rollout.warmup_frames), 9
+        )
         similarity = np.corrcoef(rows) - np.eye(len(rows))
         assert np.abs(similarity).max() < 0.99
-
-
-def test_regression_blocks_feed_on_their_forecasts(interpreted):
-    process, network = Regression(2, 3), random_network(5)
-    frames = rolled(Rollout(process, Sampler(steps=1)), network, context_of(2), 3)
-    known = context_of(2)
-    for _ in range(3):
-        window = np.concatenate([known[:, -2:], np.zeros((B, 3, 3, 3, 1), np.float32)], axis=1)
-        logsnr = np.where(np.arange(5) < 2, np.inf, -np.inf) * np.ones((B, 1))
-        known = np.concatenate([known, network(window, logsnr.astype(np.float32))[:, 2:]], axis=1)
-    np.testing.assert_array_equal(frames, known[:, 2:])
 
 
 # Refusals.
@@ -278,29 +269,29 @@ def test_regression_blocks_feed_on_their_forecasts(interpreted):
     ("build", "message"),
     [
         (
-            lambda: Rollout(Rolling(Cosine(), 2, 4), Sampler(steps=50)),
-            r"^steps: .*multiple of the 4 .*found 50.*; take (48|52)",
+            lambda: Rollout(Rolling(Cosine(), 2, 4), Sampler(nfe=50)),
+            r"^nfe: .*multiple of the 4 .*found 50.*; take (48|52)",
         ),
-        (lambda: Rollout(Rolling(Cosine(), 2, 4), Sampler(steps=55)), r"^steps: .*found 55.*; take 56"),
-        (lambda: Rollout(Rolling(Cosine(), 2, 4), Sampler(steps=1)), r"^steps: .*found 1:.*; take 4"),
+        (lambda: Rollout(Rolling(Cosine(), 2, 4), Sampler(nfe=55)), r"^nfe: .*found 55.*; take 56"),
+        (lambda: Rollout(Rolling(Cosine(), 2, 4), Sampler(nfe=1)), r"^nfe: .*found 1:.*; take 4"),
         (
-            lambda: Rollout(Rolling(Cosine(), 2, 4), Sampler(steps=40, grid="released")),
-            r'^grid: .*"uniform", found "released"',
-        ),
-        (
-            lambda: Rollout(Standard(Cosine(), 2, 4, "eps"), Sampler(steps=500, grid="released")),
-            r"^grid: .*0\.982",
+            lambda: Rollout(Rolling(Cosine(), 2, 4), Sampler(nfe=40, timesteps="released")),
+            r'^timesteps: .*"uniform", found "released"',
         ),
         (
-            lambda: rolled(Rollout(Rolling(Cosine(), 2, 3), Sampler(steps=6)), jnp.tanh, context_of(3), 1),
+            lambda: Rollout(Standard(Cosine(), 2, 4, "eps"), Sampler(nfe=500, timesteps="released")),
+            r"^timesteps: .*0\.982",
+        ),
+        (
+            lambda: rolled(Rollout(Rolling(Cosine(), 2, 3), Sampler(nfe=6)), jnp.tanh, context_of(3), 1),
             r"^context: expected 2 frames",
         ),
         (
-            lambda: rolled(Rollout(Standard(Cosine(), 2, 3), Sampler(steps=6)), jnp.tanh, context_of(1), 1),
+            lambda: rolled(Rollout(Standard(Cosine(), 2, 3), Sampler(nfe=6)), jnp.tanh, context_of(1), 1),
             r"^context: expected 2 frames",
         ),
         (
-            lambda: sample(KEYS, Rolling(Cosine(), 2, 3), jnp.tanh, context_of(2), Sampler(steps=6)),
+            lambda: sample(KEYS, Rolling(Cosine(), 2, 3), jnp.tanh, context_of(2), Sampler(nfe=6)),
             r"^process: .*3 frames together, found a stride of 1.*rollout",
         ),
     ],

@@ -19,7 +19,7 @@ P, K, ETA, FRAMES = 2, 4, 0.5, 30
 
 def rollout_of(process, method, steps):
     """``steps`` evaluations a pass: T of a rolling clock, N of a block."""
-    return Rollout(process, Sampler(method, steps=steps * process.num_forecast // process.stride))
+    return Rollout(process, Sampler(method, nfe=steps * process.num_forecast // process.stride))
 
 
 def eta_of(process):
@@ -150,14 +150,14 @@ def test_frames_whose_wait_ends_by_a_rounding_are_not_extrapolated(x64):
 class IndependentEntry(RollingDynamical):
     """A frame enters as white noise, uncorrelated with the noise before it."""
 
-    def _entering(self, noise, fresh, levels, missing):
+    def _entering(self, noise, fresh, levels, residual_variance):
         return fresh
 
 
 class Uncapped(RollingDynamical):
     """The DDPM posterior's share of fresh noise."""
 
-    renewal = GaussianProcess.renewal
+    refresh_fraction = GaussianProcess.refresh_fraction
 
 
 class Forgetful(Rollout):
@@ -176,8 +176,8 @@ def test_independent_noise_on_entering_frames_is_wrong_however_many_steps(x64):
     assert error(BOTH, "ddim", 64) < 0.014
 
 
-def test_without_the_missing_variance_a_rollout_stays_wrong(x64):
-    wrong = [error(BOTH, "dpmpp_2m", steps, exact_missing=False) for steps in (16, 64)]
+def test_without_the_residual_variance_a_rollout_stays_wrong(x64):
+    wrong = [error(BOTH, "dpmpp_2m", steps, exact_residual=False) for steps in (16, 64)]
     assert min(wrong) > 0.06
     assert error(BOTH, "dpmpp_2m", 64) < 0.003
 
@@ -192,7 +192,7 @@ def test_uncapped_churn_converges_slowly_if_at_all(x64):
 
 
 def test_estimates_carried_with_the_window_pay(x64):
-    forgetful, kept = (cls(ROLLING, Sampler("dpmpp_2m", steps=4 * K)) for cls in (Forgetful, Rollout))
+    forgetful, kept = (cls(ROLLING, Sampler("dpmpp_2m", nfe=4 * K)) for cls in (Forgetful, Rollout))
     lost, found = (rollout_law.error(rollout, 0, FRAMES) for rollout in (forgetful, kept))
     assert found < 0.016
     assert lost > 0.04

@@ -9,8 +9,8 @@ import pytest
 from gaussian import corruption_matrices
 from networks import random_network
 
-from dydiff_jax.diffusion import Cosine, Dynamical, Regression, Sampler, Standard, sample
-from dydiff_jax.diffusion.sampler import State, integrate, steps_of, update
+from dydiff_jax.diffusion import Cosine, Dynamical, Sampler, Standard, sample
+from dydiff_jax.diffusion.sampler import SamplerState, integrate, time_steps, update
 
 P, K, B = 2, 4, 3
 KEYS = jax.random.split(jax.random.key(0), B)
@@ -37,12 +37,12 @@ def sampled(process, sampler, keys, context):
 
 @partial(jax.jit, static_argnums=(0, 1))
 def integrated(process, sampler, state, taus):
-    return integrate(KEYS, process, NETWORK, state, steps_of(taus), sampler)
+    return integrate(KEYS, process, NETWORK, state, time_steps(taus), sampler)
 
 
 def noise_state(process, tau):
     nothing = np.zeros((B, P + K, 3, 3, 1))
-    return State(draw(0), nothing, nothing, levels_at(process, tau))
+    return SamplerState(draw(0), nothing, nothing, levels_at(process, tau))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -50,17 +50,17 @@ def one_step(process, sampler, times, x0_previous, fresh):
     """(z, x0, eps, result) of one update from t to s, times = (previous, t, s), for a random prediction."""
     z, prediction = draw(0), draw(1)
     history, start, end = (levels_at(process, time) for time in times)
-    out = update(process, sampler, State(z, x0_previous, z, history), prediction, fresh, start, end)
+    out = update(process, sampler, SamplerState(z, x0_previous, z, history), prediction, fresh, start, end)
     return z, *process.recover(z, prediction, start), out.z
 
 
 def test_uniform_grid():
-    np.testing.assert_array_equal(Sampler(steps=4).taus(), [1, 0.75, 0.5, 0.25, 0])
-    np.testing.assert_allclose(Sampler(steps=2).taus(0.982), [0.982, 0.491, 0])
+    np.testing.assert_array_equal(Sampler(nfe=4).taus(), [1, 0.75, 0.5, 0.25, 0])
+    np.testing.assert_allclose(Sampler(nfe=2).taus(0.982), [0.982, 0.491, 0])
 
 
 def test_released_grid():
-    taus = Sampler(steps=50, grid="released").taus()
+    taus = Sampler(nfe=50, timesteps="released").taus()
     np.testing.assert_array_equal(taus, [*((np.arange(981, 0, -20) + 1) / 1000), 0])
     assert len(taus) == 51 and taus[0] == 0.982 and taus[-2] == 0.002
 
@@ -135,7 +135,7 @@ def test_second_order_loop_is_dpm_solver_plus_plus(x64):
 def test_eta_zero_samples_are_those_of_standard_diffusion_bit_for_bit(method, context):
     processes = Standard(Cosine(), P, K, context=context), Dynamical(Cosine(), P, K, context=context, eta=0.0)
     given = draw(0, P, np.float32)
-    ours, theirs = (sampled(process, Sampler(method, steps=6), KEYS, given) for process in processes)
+    ours, theirs = (sampled(process, Sampler(method, nfe=6), KEYS, given) for process in processes)
     np.testing.assert_array_equal(ours, theirs)
 
 
@@ -148,7 +148,7 @@ def test_steps_cost_as_many_evaluations_and_one_compilation(method):
         jax.debug.callback(lambda: evaluations.append(1))
         return NETWORK(z, logsnr)
 
-    process, sampler = Dynamical(Cosine(), P, K), Sampler(method, steps=7)
+    process, sampler = Dynamical(Cosine(), P, K), Sampler(method, nfe=7)
     run = jax.jit(lambda keys, given: sample(keys, process, counted, given, sampler))
     for seed in (0, 1):
         jax.block_until_ready(run(jax.random.split(jax.random.key(seed), B), draw(seed, P, np.float32)))
@@ -157,7 +157,7 @@ def test_steps_cost_as_many_evaluations_and_one_compilation(method):
 
 
 def test_an_ensemble_in_chunks_equals_one_at_once():
-    process, sampler = Dynamical(Cosine(), P, K), Sampler("ancestral", steps=5)
+    process, sampler = Dynamical(Cosine(), P, K), Sampler("ancestral", nfe=5)
     keys = jax.random.split(jax.random.key(1), 6)
     context = np.tile(draw(0, P, np.float32)[:1], (6, 1, 1, 1, 1))
     run = jax.jit(lambda keys, context: sample(keys, process, lambda z, _: jnp.tanh(z), context, sampler))
@@ -196,24 +196,9 @@ def test_the_scan_is_the_composition_of_updates(x64):
     np.testing.assert_allclose(whole, state.z, rtol=1e-12, atol=1e-13)
 
 
-def test_regression_is_one_evaluation():
-    context, answer = draw(0, P, np.float32), draw(1, dtype=np.float32)
-    seen = []
-
-    def network(z, logsnr):
-        jax.debug.callback(lambda z: seen.append(z), z)
-        return jnp.asarray(answer)
-
-    out = sample(KEYS, Regression(P, K), network, context, Sampler(steps=1))
-    jax.effects_barrier()
-    np.testing.assert_array_equal(out, np.concatenate([context, answer[:, P:]], axis=1))
-    assert len(seen) == 1
-    np.testing.assert_array_equal(seen[0], np.concatenate([context, np.zeros((B, K, 3, 3, 1))], axis=1))
-
-
 def test_sampling_without_context():
     network = random_network(K)
-    run = jax.jit(lambda c: sample(KEYS, Standard(Cosine(), 0, K), network, c, Sampler(steps=3)))
+    run = jax.jit(lambda c: sample(KEYS, Standard(Cosine(), 0, K), network, c, Sampler(nfe=3)))
     out = run(np.zeros((B, 0, 3, 3, 1), np.float32))
     assert out.shape == (B, K, 3, 3, 1) and np.all(np.isfinite(out))
 
@@ -221,9 +206,9 @@ def test_sampling_without_context():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, r"^steps: expected at least 1, found 0"),
-        ({"steps": 30, "grid": "released"}, r"^steps: .*divisor of 1000, found 30"),
-        ({"steps": 1000, "grid": "released"}, r"^steps: .*divisor of 1000, found 1000"),
+        ({"nfe": 0}, r"^nfe: expected at least 1, found 0"),
+        ({"nfe": 30, "timesteps": "released"}, r"^nfe: .*divisor of 1000, found 30"),
+        ({"nfe": 1000, "timesteps": "released"}, r"^nfe: .*divisor of 1000, found 1000"),
         ({"churn": 1.5}, r"^churn: .*1\.5"),
     ],
 )
@@ -234,8 +219,8 @@ def test_bad_fields_are_refused(options, message):
 
 def test_grids_that_start_too_high_and_foreign_contexts_are_refused():
     eps, context = Standard(Cosine(), P, K, "eps"), draw(0, P, np.float32)
-    with pytest.raises(ValueError, match=r"^grid: .*0\.982"):
-        sample(KEYS, eps, NETWORK, context, Sampler(steps=500, grid="released"))
+    with pytest.raises(ValueError, match=r"^timesteps: .*0\.982"):
+        sample(KEYS, eps, NETWORK, context, Sampler(nfe=500, timesteps="released"))
     with pytest.raises(ValueError, match=r"^context: expected 2 frames"):
         sample(KEYS, eps, NETWORK, context[:, 1:], Sampler())
-    assert np.all(np.isfinite(sampled(eps, Sampler(steps=3), KEYS, context)))
+    assert np.all(np.isfinite(sampled(eps, Sampler(nfe=3), KEYS, context)))

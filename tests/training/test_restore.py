@@ -14,7 +14,8 @@ import pytest
 import toy
 from running import ENVIRONMENT, assert_same_bits
 
-from dydiff_jax.data.pipeline import TrainBatches, WindowOptions, make_splits
+from dydiff_jax.data.batches import TrainBatches
+from dydiff_jax.data.splits import DatasetOptions, make_splits
 from dydiff_jax.distributed import global_batch
 from dydiff_jax.distributed import mesh as meshes
 from dydiff_jax.training import loop
@@ -77,7 +78,7 @@ def test_from_8_devices_to_4_to_1_and_back(tmp_path):
 @pytest.mark.parametrize("size", [4, 8, 12])
 def test_every_example_is_seen_once_an_epoch_on_whatever_meshes(size):
     """An epoch and its batches are cut at other places: the sequence of examples is one, for all meshes together."""
-    options = WindowOptions(num_context=2, num_forecast=1, split="trajectory", fractions=(0.4, 0.3, 0.3))
+    options = DatasetOptions(num_context=2, num_forecast=1, split="trajectory", fractions=(0.4, 0.3, 0.3))
     windows = make_splits(counting(lengths=(13, 13, 13)), options).train
     epoch = len(windows)
     steps = -(-2 * epoch // size)

@@ -1,4 +1,4 @@
-"""A memory-mapped array goes to another process as the name of its file and a place in it, not as its numbers.
+"""Pickle a read-only memmap as (filename, offset), not by value.
 
 Importing the module makes it so for every read-only `np.memmap` that is pickled, views among them.
 """

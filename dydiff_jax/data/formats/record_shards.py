@@ -13,7 +13,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from dydiff_jax.data.formats import store
-from dydiff_jax.data.formats.sidecar import Sidecar
+from dydiff_jax.data.formats.sidecar import FRAMES, Sidecar
 
 #: Each record alone and as it is: turbulence compresses little, and decompressing costs more than reading.
 WRITER = "group_size:1,uncompressed"
@@ -24,14 +24,16 @@ READER = {"max_parallelism": "0"}
 class RecordShards:
     """Reads boxes of the frames of all trajectories; files are opened in each process when they are first read."""
 
-    def __init__(self, path: str, sidecar: Sidecar):
+    def __init__(self, path: str, sidecar: Sidecar, array: str = FRAMES):
+        """Read the frames, or another array of `sidecar`."""
         if store.is_remote(path) and not path.startswith("gs://"):
             raise ValueError(
                 f"{path}: ArrayRecord shards are read from local folders and gs:// alone; use zarr"
             )
-        self._path, self._sidecar = path, sidecar
+        self._path, self._sidecar, self._name = path, sidecar, array
+        self._dtype = sidecar.dtype_of(array)
         folder = path if store.is_remote(path) else str(pathlib.Path(path).expanduser())
-        names = [_file(folder, sidecar, first) for first, _ in sidecar.shards]
+        names = [_file(folder, sidecar, array, first) for first, _ in sidecar.shards]
         counts = [_records(sidecar, first, stop) for first, stop in sidecar.shards]
         files = [f"{name}[0:{count}]" for name, count in zip(names, counts, strict=True)]
         self._records = grain.sources.ArrayRecordDataSource(files, READER)
@@ -45,7 +47,7 @@ class RecordShards:
         sidecar = self._sidecar
         grid = (sidecar.total, *sidecar.frame_shape[:2])
         bounds = [(part.start, part.stop) for part in box]
-        out = np.empty([*(stop - start for start, stop in bounds), sidecar.frame_shape[2]], sidecar.dtype)
+        out = np.empty([*(stop - start for start, stop in bounds), sidecar.frame_shape[2]], self._dtype)
         touched = (
             range(start // step, -(-stop // step))
             for (start, stop), step in zip(bounds, sidecar.chunk, strict=True)
@@ -63,26 +65,26 @@ class RecordShards:
 
     def where(self, frame: int) -> str:
         """The shard that holds a frame."""
-        return _file(self._path, self._sidecar, frame)
+        return _file(self._path, self._sidecar, self._name, frame)
 
     def _chunk(self, index: tuple[int, ...], starts: list[int], grid: tuple[int, ...]) -> np.ndarray:
         sizes = zip(self._sidecar.chunk, starts, grid, strict=True)
         shape = [min(step, side - start) for step, start, side in sizes] + [self._sidecar.frame_shape[2]]
         try:
             record = self._records[int(np.ravel_multi_index(index, self._sidecar.chunks))]
-            return np.frombuffer(record, self._sidecar.dtype).reshape(shape)
+            return np.frombuffer(record, self._dtype).reshape(shape)
         except store.FAILURES as error:
             raise store.StoreError(
-                f"{self.where(starts[0])}: a chunk of {shape} values of {self._sidecar.dtype} cannot be read: {error}"
+                f"{self.where(starts[0])}: a chunk of {shape} values of {self._dtype} cannot be read: {error}"
             ) from error
 
 
-def write_shards(path: str, sidecar: Sidecar):
+def write_shards(path: str, sidecar: Sidecar, array: str = FRAMES):
     """A function that writes frames [n, h, w, c] of the shard that begins with a frame, into a local folder."""
     folder = str(pathlib.Path(path).expanduser())
 
     def write(first: int, frames: np.ndarray) -> None:
-        name = _file(folder, sidecar, first)
+        name = _file(folder, sidecar, array, first)
         try:
             writer = ArrayRecordWriter(name, WRITER)
             for start in np.ndindex(*_grid(sidecar, len(frames))):
@@ -104,7 +106,7 @@ def _records(sidecar: Sidecar, first: int, stop: int) -> int:
     return int(np.prod(_grid(sidecar, stop - first)))
 
 
-def _file(folder: str, sidecar: Sidecar, frame: int) -> str:
+def _file(folder: str, sidecar: Sidecar, array: str, frame: int) -> str:
     """The file of the shard that holds a frame."""
     number, count = frame // sidecar.shard_frames, len(sidecar.shards)
-    return store.file_name(folder, f"frames-{number:05d}-of-{count:05d}.array_record")
+    return store.file_name(folder, f"{array}-{number:05d}-of-{count:05d}.array_record")

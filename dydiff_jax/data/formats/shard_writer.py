@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from dydiff_jax.data.formats import record_shards, sidecar, store, zarr_shards
-from dydiff_jax.data.formats.sidecar import Film, Sidecar
+from dydiff_jax.data.formats.sidecar import FRAMES, OBSERVED, Recording, Sidecar
 from dydiff_jax.data.moments import Moments, joined, measure
-from dydiff_jax.data.sources.source import CHUNK, Trajectories
+from dydiff_jax.data.trajectories import CHUNK, Trajectories
 
 WRITERS = {"zarr": zarr_shards.write_shards, "array_record": record_shards.write_shards}
 
@@ -29,21 +29,42 @@ def write(trajectories: Trajectories, path: str, form: str, report: Callable[[in
     described = describe(trajectories, form)
     check_target(path, form)
     store.make(path)
-    write_shard = WRITERS[form](path, described)
+    arrays = [FRAMES, *([OBSERVED] if described.masked else [])]
+    writers = {array: WRITERS[form](path, described, array) for array in arrays}
     measured = []
     for first, stop in described.shards:
-        frames = np.empty((stop - first, *described.frame_shape), described.dtype)
+        shard = {
+            array: np.empty((stop - first, *described.frame_shape), described.dtype_of(array))
+            for array in arrays
+        }
         for number, start, begin, end in _pieces(described, first, stop):
-            values = np.asarray(trajectories.arrays[number][start : start + end - begin, :, :])
-            frames[begin - first : end - first] = values
-            measured.append(_measure(trajectories, number, start, values))
-        write_shard(first, frames)
+            box = slice(start, start + end - begin), slice(None), slice(None)
+            values, mask = np.asarray(trajectories.arrays[number][box]), None
+            shard[FRAMES][begin - first : end - first] = values
+            if described.masked:
+                mask = np.asarray(trajectories.observed[number][box])
+                shard[OBSERVED][begin - first : end - first] = mask
+            measured.append(_measure(trajectories, number, start, values, mask))
+        for array, write_shard in writers.items():
+            write_shard(first, shard[array])
         report(stop - first)
-    moments = io.BytesIO()
-    np.savez(moments, **joined(measured)._asdict())
-    store.write(path, sidecar.MOMENTS, moments.getvalue())
+    store.write(path, sidecar.MOMENTS, joined(measured).to_npz())
+    if described.forcing_names or described.static_names:
+        store.write(path, sidecar.EXTRAS, _extras(trajectories))
     store.write(path, sidecar.MANIFEST, described.to_json())
     return described
+
+
+def _extras(trajectories: Trajectories) -> bytes:
+    """The contents of `sidecar.EXTRAS`."""
+    arrays = {}
+    if trajectories.forcings is not None:
+        arrays["forcings"] = np.concatenate(trajectories.forcings)
+    if trajectories.static is not None:
+        arrays["static"] = trajectories.static
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
 
 
 def check_target(path: str, form: str) -> None:
@@ -72,13 +93,14 @@ def describe(trajectories: Trajectories, form: str) -> Sidecar:
         dtype=dtype.name,
         chunk=sidecar.chunk_of(shape),
         shard_frames=sidecar.shard_frames_of(shape, dtype, sum(map(len, trajectories.arrays))),
-        films=tuple(Film(name, len(array), role) for name, array, role in entries),
+        recordings=tuple(Recording(name, len(array), role) for name, array, role in entries),
+        masked=trajectories.observed is not None,
         **{name: getattr(trajectories, name) for name in sidecar.SHARED},
     )
 
 
 def _common_dtype(trajectories: Trajectories) -> np.dtype:
-    """That of the arrays where they share one of at most four bytes, else float32, which is what is read."""
+    """Common dtype of the arrays if it has <= 4 bytes, else float32."""
     point = slice(0, 1)
     kinds = {np.asarray(array[point, point, point]).dtype.newbyteorder("=") for array in trajectories.arrays}
     dtype = kinds.pop()
@@ -98,8 +120,10 @@ def _pieces(described: Sidecar, first: int, stop: int) -> Iterator[tuple[int, in
         begin = end
 
 
-def _measure(trajectories: Trajectories, number: int, start: int, values: np.ndarray) -> Moments:
-    found = measure(trajectories.physical(values))
+def _measure(
+    trajectories: Trajectories, number: int, start: int, values: np.ndarray, observed: np.ndarray | None
+) -> Moments:
+    found = measure(np.asarray(trajectories.physical(values), np.float32), observed)
     finite = np.isfinite(found.squares).all(axis=1)
     if not finite.all():
         frame = start + int(np.argmin(finite))

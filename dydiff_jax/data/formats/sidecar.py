@@ -1,4 +1,4 @@
-"""What a set of shards says of itself, in manifest.json: everything but the numbers."""
+"""Metadata of a shard set (manifest.json)."""
 
 import dataclasses
 import json
@@ -8,15 +8,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dydiff_jax.data.formats import store
+from dydiff_jax.types import DataSpec
 
 #: The file that describes the shards. It is written last: a folder without it is not a set of shards.
 MANIFEST = "manifest.json"
-VERSION = 1
+VERSION = 2
 FORMATS = ("array_record", "zarr")
 #: The moments of all frames, float64, beside it.
 MOMENTS = "moments.npz"
+#: Forcings [total, m] of all frames and static fields [h, w, q], where there are some.
+EXTRAS = "extras.npz"
+#: The arrays that are sharded: the frames, and the mask of observed points where something is missing.
+FRAMES, OBSERVED = "frames", "observed"
 #: What trajectories and their sidecar say in the same words.
-SHARED = ("fields", "interval", "time_unit", "unit", "periodic_x", "mirror", "scale")
+SHARED = (
+    "fields", "interval", "time_unit", "unit", "periodic_x", "mirror", "scale", "forcing_names", "static_names",
+)  # fmt: skip
 
 #: Frames in a chunk, and its side in grid points at most: what is read for one value.
 CHUNK_FRAMES, CHUNK_SIDE = 8, 64
@@ -24,8 +31,8 @@ CHUNK_FRAMES, CHUNK_SIDE = 8, 64
 SHARD_BYTES = 128 * 2**20
 
 
-class Film(NamedTuple):
-    """One trajectory: where it came from, its frames, and its part where the data came split."""
+class Recording(NamedTuple):
+    """One trajectory: where it came from, its frames, and its split where the data came split."""
 
     name: str
     frames: int
@@ -38,12 +45,15 @@ class Sidecar:
 
     Attributes:
       format: of the shards, one of `FORMATS`.
-      fields: with unit, interval, time_unit, periodic_x, mirror and scale, those of `data.source.Trajectories`.
+      fields: with the rest of `SHARED`, that of `data.trajectories.Trajectories`.
       frame_shape: (h, w, c).
       dtype: of the numbers in the shards.
       chunk: (frames, rows, columns) of what is read at once, with all channels.
       shard_frames: frames of a shard, a multiple of those of a chunk; the last shard may have fewer.
-      films: the trajectories in order.
+      recordings: the trajectories in order.
+      masked: whether a mask of observed points stands beside the frames.
+      forcing_names: of the forcings.
+      static_names: of the static fields.
       version: of this description.
     """
 
@@ -59,18 +69,21 @@ class Sidecar:
     dtype: str
     chunk: tuple[int, int, int]
     shard_frames: int
-    films: tuple[Film, ...]
+    recordings: tuple[Recording, ...]
+    masked: bool = False
+    forcing_names: tuple[str, ...] = ()
+    static_names: tuple[str, ...] = ()
     version: int = VERSION
 
     @property
     def total(self) -> int:
         """Frames of all trajectories."""
-        return sum(film.frames for film in self.films)
+        return sum(recording.frames for recording in self.recordings)
 
     @property
     def firsts(self) -> np.ndarray:
         """The first frame of each trajectory, and the total."""
-        return np.cumsum([0, *(film.frames for film in self.films)])
+        return np.cumsum([0, *(recording.frames for recording in self.recordings)])
 
     @property
     def shards(self) -> list[tuple[int, int]]:
@@ -86,8 +99,24 @@ class Sidecar:
 
     def to_json(self) -> bytes:
         """The text of manifest.json."""
-        films = [film._asdict() for film in self.films]
-        return json.dumps(dataclasses.asdict(self) | {"films": films}, indent=1).encode()
+        recordings = [recording._asdict() for recording in self.recordings]
+        return json.dumps(dataclasses.asdict(self) | {"recordings": recordings}, indent=1).encode()
+
+    def dtype_of(self, array: str) -> np.dtype:
+        """Of the numbers of `FRAMES` or `OBSERVED`."""
+        return np.dtype(bool) if array == OBSERVED else np.dtype(self.dtype)
+
+    def spec(self) -> DataSpec:
+        """What the frames are."""
+        return DataSpec(
+            self.frame_shape,
+            self.fields,
+            self.unit,
+            self.interval,
+            self.time_unit,
+            forcings=self.forcing_names,
+            static=self.static_names,
+        )
 
 
 def chunk_of(frame_shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -129,11 +158,11 @@ def read(path: str) -> Sidecar:
 
 
 def _parse(values: dict[str, Any]) -> Sidecar:
-    films = tuple(Film(**film) for film in values["films"])
-    tuples = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()} | {"films": films}
-    sidecar = Sidecar(**tuples)
+    recordings = tuple(Recording(**recording) for recording in values["recordings"])
+    tuples = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    sidecar = Sidecar(**tuples | {"recordings": recordings})
     numbers = (sidecar.total, sidecar.shard_frames, *sidecar.frame_shape, *sidecar.chunk)
-    if not films or min(numbers) < 1 or len(sidecar.frame_shape) != 3 or len(sidecar.chunk) != 3:
+    if not recordings or min(numbers) < 1 or len(sidecar.frame_shape) != 3 or len(sidecar.chunk) != 3:
         raise ValueError(f"sizes {numbers}")
     if sidecar.format not in FORMATS:
         raise ValueError(f"format {sidecar.format!r} is none of {FORMATS}")

@@ -51,7 +51,7 @@ def simulate(options, indices, report) -> None:
       report: called with the number of frames that were finished since the last call.
     """
     states = jax.tree.map(lambda *each: jnp.stack(each), *(options.initial(index) for index in indices))
-    films = []
+    kept = []
     for count in range(options.spin_up_frames + options.frames):
         states, frames = next_frames(options, states)
         frames = np.asarray(frames)
@@ -61,10 +61,10 @@ def simulate(options, indices, report) -> None:
                 f"{options.interval} {options.remedy}"
             )
         if count >= options.spin_up_frames:
-            films.append(frames)
+            kept.append(frames)
         report(len(indices))
-    for index, film in zip(indices, np.stack(films, axis=1), strict=True):
-        options.parts()[index].write(film)
+    for index, array in zip(indices, np.stack(kept, axis=1), strict=True):
+        options.parts()[index].write(array)
 
 
 @functools.partial(jax.jit, static_argnums=0)

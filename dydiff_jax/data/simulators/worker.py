@@ -3,9 +3,8 @@
 import json
 import sys
 
-import dydiff_jax.data  # noqa: F401, registers the data sets
 from dydiff_jax.data.simulators.ensemble import simulate
-from dydiff_jax.data.sources.source import SOURCES
+from dydiff_jax.data.sources import SOURCES
 
 
 def main(arguments: list[str]) -> None:

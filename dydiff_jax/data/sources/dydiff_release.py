@@ -4,9 +4,13 @@ import dataclasses
 import pathlib
 
 from dydiff_jax.data.cache import open_npy
-from dydiff_jax.data.sources.source import Trajectories, place, register
+from dydiff_jax.data.sources.source import local_path, register
+from dydiff_jax.data.trajectories import Trajectories, file_identity
+from dydiff_jax.types import DataSpec
 
 FILES = {"train": "train.npz.npy", "test": "test.npz.npy"}  # plain .npy files under these names
+
+FIELDS, UNIT = ("horizontal velocity", "vertical velocity"), "4 units of the file"
 
 
 @register("dydiff_release")
@@ -26,6 +30,11 @@ class DyDiffRelease:
     frames: int = 15
     scale: float = 0.25
 
+    def spec(self) -> DataSpec:
+        """From the header of a file."""
+        shape = self._open(self._folder() / FILES["train"]).shape
+        return DataSpec((*shape[3:], 2), FIELDS, UNIT, 1.0, "frame")
+
     def load(self) -> Trajectories:
         """Open both files; each sequence is a trajectory.
 
@@ -33,24 +42,30 @@ class DyDiffRelease:
           FileNotFoundError: one of them is not there.
           ValueError: one is broken, or holds another shape.
         """
-        folder = place(self.path, "the folder of train.npz.npy and test.npz.npy")
-        arrays, names, roles = [], [], []
+        folder = self._folder()
+        arrays, names, roles, identities = [], [], [], []
         for role, file in FILES.items():
             sequences = self._open(folder / file)
             arrays += [sequence[: self.frames].transpose(0, 2, 3, 1) for sequence in sequences]
             names += [f"{folder / file}, sequence {number}" for number in range(len(sequences))]
             roles += [role] * len(sequences)
+            options = (self.frames, self.scale)
+            identities += [file_identity(folder / file, n, *options) for n in range(len(sequences))]
         return Trajectories(
             arrays=tuple(arrays),
             names=tuple(names),
-            fields=("horizontal velocity", "vertical velocity"),
+            fields=FIELDS,
             interval=1.0,
             time_unit="frame",
-            unit="4 units of the file",
+            unit=UNIT,
             periodic_x=False,
             roles=tuple(roles),
             scale=self.scale,
+            identities=tuple(identities),
         )
+
+    def _folder(self) -> pathlib.Path:
+        return local_path(self.path, "the folder of train.npz.npy and test.npz.npy")
 
     def _open(self, path: pathlib.Path):
         if not path.exists():

@@ -6,8 +6,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dydiff_jax.data.cache import open_npy
-from dydiff_jax.data.sources.source import Trajectories, place, register
+from dydiff_jax.data.cache import npz_header, open_npy
+from dydiff_jax.data.sources.source import local_path, register
+from dydiff_jax.data.trajectories import Trajectories, file_identity
+from dydiff_jax.runs import files
+from dydiff_jax.types import DataSpec
 
 SUFFIXES = (".npy", ".npz", ".zarr")
 
@@ -41,6 +44,21 @@ class Folder:
         if self.interval <= 0:
             raise ValueError(f"interval: expected a positive time, found {self.interval}")
 
+    def spec(self) -> DataSpec:
+        """From the header of the first file."""
+        path = self._paths()[0]
+        if path.suffix == ".npz":
+            with open_npy(path) as archive:
+                key = self._key(path, archive.files)
+            shape, dtype = npz_header(path, key)
+        else:
+            opened = self._open_zarr(path) if path.suffix == ".zarr" else open_npy(path)
+            shape, dtype = opened.shape, np.dtype(opened.dtype)
+        self._check_layout(path, shape, dtype)
+        sizes = dict(zip(self.layout, shape, strict=True))
+        frame = tuple(sizes.get(axis, 1) for axis in "hwc")
+        return DataSpec(frame, self._fields(frame[-1]), self.unit, self.interval, self.time_unit)
+
     def load(self) -> Trajectories:
         """Open the files; .npy and zarr are read frame by frame, .npz at once.
 
@@ -49,30 +67,47 @@ class Folder:
           ValueError: a file is broken or does not have the layout, or the grids differ.
           ImportError: a zarr store without zarr installed.
         """
-        folder = place(self.path, "a folder of .npy, .npz or zarr trajectories")
-        paths = sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES)
-        if not paths:
-            raise FileNotFoundError(f"{folder}: expected a folder of {', '.join(SUFFIXES)} files, found none")
+        paths = self._paths()
         arrays = tuple(self._open(path) for path in paths)
-        channels = arrays[0].shape[-1]
         return Trajectories(
             arrays=arrays,
             names=tuple(str(path) for path in paths),
-            fields=self.fields or tuple(f"channel {number}" for number in range(channels)),
+            fields=self._fields(arrays[0].shape[-1]),
             interval=self.interval,
             time_unit=self.time_unit,
             unit=self.unit,
             periodic_x=self.periodic_x,
+            identities=tuple(self._identity(path) for path in paths),
         )
 
-    def _open(self, path: pathlib.Path) -> "Film":
+    def _paths(self) -> list[pathlib.Path]:
+        folder = local_path(self.path, "a folder of .npy, .npz or zarr trajectories")
+        paths = sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES)
+        if not paths:
+            raise FileNotFoundError(f"{folder}: expected a folder of {', '.join(SUFFIXES)} files, found none")
+        return paths
+
+    def _fields(self, channels: int) -> tuple[str, ...]:
+        return self.fields or tuple(f"channel {number}" for number in range(channels))
+
+    def _identity(self, path: pathlib.Path) -> str:
+        """Of a file, or of all files of a zarr store."""
+        parts = sorted(path.rglob("*")) if path.is_dir() else [path]
+        return files.fingerprint(
+            [file_identity(part, self.layout, self.key) for part in parts if part.is_file()]
+        )
+
+    def _open(self, path: pathlib.Path) -> "LayoutView":
         opened = {".npy": open_npy, ".npz": self._open_npz, ".zarr": self._open_zarr}[path.suffix](path)
-        if len(opened.shape) != len(self.layout) or np.dtype(opened.dtype).kind not in "fiu":
+        self._check_layout(path, opened.shape, np.dtype(opened.dtype))
+        return LayoutView(opened, self.layout)
+
+    def _check_layout(self, path: pathlib.Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        if len(shape) != len(self.layout) or dtype.kind not in "fiu":
             raise ValueError(
-                f"{path}: expected numbers with axes {self.layout!r}, found shape {tuple(opened.shape)} of "
-                f"{opened.dtype}; set layout"
+                f"{path}: expected numbers with axes {self.layout!r}, found shape {tuple(shape)} of {dtype}; set "
+                "--config.data.layout"
             )
-        return Film(opened, self.layout)
 
     def _open_npz(self, path: pathlib.Path) -> np.ndarray:
         with open_npy(path) as archive:
@@ -94,7 +129,7 @@ class Folder:
         return self.key
 
 
-class Film:
+class LayoutView:
     """An array of any layout seen as [T, h, w, c], read frame by frame."""
 
     def __init__(self, array: Any, layout: str):

@@ -6,13 +6,16 @@ moments of every frame, which stand beside the shards, so that a host starts wit
 
 import dataclasses
 import io
+import itertools
 
 import numpy as np
 
 from dydiff_jax.data.formats import record_shards, sidecar, store, zarr_shards
-from dydiff_jax.data.formats.sidecar import MOMENTS, Sidecar
+from dydiff_jax.data.formats.sidecar import EXTRAS, MOMENTS, OBSERVED, Sidecar
 from dydiff_jax.data.moments import Moments, measure
-from dydiff_jax.data.sources.source import Trajectories, given, register
+from dydiff_jax.data.sources.source import register, require_path
+from dydiff_jax.data.trajectories import Trajectories
+from dydiff_jax.types import DataSpec
 
 READERS = {"zarr": zarr_shards.ZarrShards, "array_record": record_shards.RecordShards}
 
@@ -33,19 +36,13 @@ class Shards:
 
     path: str
 
-    @property
-    def frame_shape(self) -> tuple[int, int, int]:
-        """(h, w, c) of a frame, from the sidecar alone."""
-        return sidecar.read(self._where).frame_shape
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """The name of each channel, from the sidecar alone."""
-        return sidecar.read(self._where).fields
+    def spec(self) -> DataSpec:
+        """From the sidecar alone."""
+        return sidecar.read(self._where).spec()
 
     @property
     def _where(self) -> str:
-        return given(self.path, "a folder of shards that dydiff_jax.export wrote")
+        return require_path(self.path, "a folder of shards that dydiff_jax.export wrote")
 
     def load(self) -> Trajectories:
         """Open the shards, after measuring a few frames again.
@@ -56,28 +53,36 @@ class Shards:
         """
         path = self._where
         described = sidecar.read(path)
-        reader = READERS[described.format](path, described)
+        open_shards = READERS[described.format]
+        reader = open_shards(path, described)
         moments = read_moments(path, described)
-        firsts = described.firsts
-        spans = list(zip(firsts[:-1].tolist(), firsts[1:].tolist(), strict=True))
-        roles = tuple(film.role for film in described.films)
+        extras = read_extras(path, described)
+        spans = [slice(*span) for span in itertools.pairwise(described.firsts.tolist())]
+        roles = tuple(recording.role for recording in described.recordings)
+
+        def cut(reader) -> tuple[Stretch, ...]:
+            return tuple(Stretch(reader, span, described.frame_shape) for span in spans)
+
         trajectories = Trajectories(
-            arrays=tuple(Span(reader, *span, described.frame_shape) for span in spans),
-            names=tuple(f"{path}, {film.name}" for film in described.films),
-            moments=tuple(moments.at(slice(*span)) for span in spans),
+            arrays=cut(reader),
+            names=tuple(f"{path}, {recording.name}" for recording in described.recordings),
+            moments=tuple(moments.at(span) for span in spans),
             roles=None if None in roles else roles,
+            observed=cut(open_shards(path, described, OBSERVED)) if described.masked else None,
+            forcings=tuple(extras["forcings"][span] for span in spans) if described.forcing_names else None,
+            static=extras.get("static"),
             **{name: getattr(described, name) for name in sidecar.SHARED},
         )
         check_moments(trajectories, reader, described)
         return trajectories
 
 
-class Span:
+class Stretch:
     """The frames of one trajectory among those of all, [T, h, w, c]."""
 
-    def __init__(self, reader, first: int, stop: int, frame_shape: tuple[int, int, int]):
-        self._reader, self._first = reader, first
-        self.shape = (stop - first, *frame_shape)
+    def __init__(self, reader, span: slice, frame_shape: tuple[int, int, int]):
+        self._reader, self._first = reader, span.start
+        self.shape = (span.stop - span.start, *frame_shape)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -96,16 +101,40 @@ def read_moments(path: str, described: Sidecar) -> Moments:
       ValueError: they are broken, or not those of as many frames.
     """
     name = store.file_name(path, MOMENTS)
-    expected = [(described.total, len(described.fields))] * 2 + [(described.total,)]
+    contents = store.read(path, MOMENTS)
     try:
-        with np.load(io.BytesIO(store.read(path, MOMENTS)), allow_pickle=False) as archive:
-            found = Moments(*(archive[part] for part in Moments._fields))
+        return Moments.from_npz(contents, described.total, len(described.fields))
     except (ValueError, KeyError, EOFError, OSError) as error:
-        if isinstance(error, FileNotFoundError | store.StoreError):
-            raise
         raise ValueError(f"{name}: not a whole file of moments ({error}); export the data again") from error
-    if [part.shape for part in found] != expected:
-        raise ValueError(f"{name}: expected moments of shapes {expected}, found {[p.shape for p in found]}")
+
+
+def read_extras(path: str, described: Sidecar) -> dict[str, np.ndarray]:
+    """Forcings and static fields by name; empty where there are none.
+
+    Raises:
+      FileNotFoundError: they are not there.
+      ValueError: they are broken, or of other shapes.
+    """
+    if not (described.forcing_names or described.static_names):
+        return {}
+    name, expected = store.file_name(path, EXTRAS), {}
+    if described.forcing_names:
+        expected["forcings"] = (described.total, len(described.forcing_names))
+    if described.static_names:
+        expected["static"] = (*described.frame_shape[:2], len(described.static_names))
+    contents = store.read(path, EXTRAS)
+    try:
+        with np.load(io.BytesIO(contents), allow_pickle=False) as archive:
+            found = {key: archive[key] for key in archive}
+    except (ValueError, KeyError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{name}: not a whole file of forcings and static fields ({error}); export the data again"
+        ) from error
+    shapes = {key: array.shape for key, array in found.items()}
+    if shapes != expected:
+        raise ValueError(
+            f"{name}: expected arrays of shapes {expected}, found {shapes}; export the data again"
+        )
     return found
 
 
@@ -118,7 +147,9 @@ def check_moments(trajectories: Trajectories, reader, described: Sidecar) -> Non
     for frame in np.unique(np.linspace(0, described.total - 1, CHECKED).round().astype(int)).tolist():
         number = int(np.searchsorted(described.firsts, frame, side="right")) - 1
         start = frame - int(described.firsts[number])
-        found, told = measure(trajectories.read(number, start, start + 1)), trajectories.moments[number]
+        values = np.asarray(trajectories.read(number, start, start + 1), np.float32)
+        found = measure(values, trajectories.read_observed(number, start, start + 1))
+        told = trajectories.moments[number]
         for part, expected in zip(found, told.at(slice(start, start + 1)), strict=True):
             if not np.allclose(part, expected, rtol=TOLERANCE, atol=TOLERANCE * np.sqrt(found.squares.sum())):
                 raise ValueError(

@@ -1,4 +1,4 @@
-"""Data sets that a solver makes on first use, kept in a cache folder."""
+"""Data sources that a solver makes on first use, kept in a cache folder."""
 
 import abc
 import dataclasses
@@ -11,8 +11,9 @@ from absl import logging
 
 from dydiff_jax.data import cache
 from dydiff_jax.data.simulators import ensemble
-from dydiff_jax.data.sources.source import Trajectories
+from dydiff_jax.data.trajectories import Trajectories, file_identity
 from dydiff_jax.runs import files
+from dydiff_jax.types import DataSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +116,10 @@ class Simulated(abc.ABC):
         """What the cache folder says of its contents, in manifest.json."""
         return dataclasses.asdict(self)
 
+    def spec(self) -> DataSpec:
+        """From the options alone: nothing is simulated."""
+        return DataSpec(self.frame_shape, self.fields, self.unit, self.interval, self.time_unit)
+
     def load(self) -> Trajectories:
         """Simulate what is missing from the cache, and open it.
 
@@ -138,6 +143,7 @@ class Simulated(abc.ABC):
             unit=self.unit,
             periodic_x=True,
             mirror=self.mirror,
+            identities=tuple(file_identity(part.path) for part in parts),
         )
 
 

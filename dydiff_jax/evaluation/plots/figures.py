@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: fields over leads, errors, spectra and ranks."""
+"""The figures of an evaluation: fields over leads, errors, spectra and ranks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,8 +13,8 @@ from dydiff_jax.evaluation.plots.results import Forecast
 # Okabe and Ito: colour-blind safe
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
-MARGIN = 0.5  # inches left of the forecast picture, for the names of its rows
-MAX_LEADS = 6  # columns of the forecast picture beside the last context frame
+MARGIN = 0.5  # inches left of the forecast figure, for the names of its rows
+MAX_LEADS = 6  # columns of the forecast figure beside the last context frame
 MAX_MEMBERS = 3  # its rows of single members
 
 
@@ -84,10 +84,10 @@ def error_figure(info: Mapping[str, Any]) -> Figure:
     times = np.asarray(info["leads"]) * info["interval"]
     for name, style in _styles(info).items():
         scores = info["scores"][name]
-        left.plot(times, scores["rmse"]["per_lead"], **style)
-        right.plot(times, scores["crps"]["per_lead"], **style)
-        if scores["spread"]["mean"] is not None:
-            left.plot(times, scores["spread"]["per_lead"], color=style["color"], linestyle=":")
+        left.plot(times, _values(scores["rmse"]), **style)
+        right.plot(times, _values(scores["crps"]), **style)
+        if "spread" in scores and np.isfinite(_values(scores["spread"])).any():
+            left.plot(times, _values(scores["spread"]), color=style["color"], linestyle=":")
     left.plot([], [], color="0.3", linestyle=":", label="spread")
     xlabel = f"lead time ({info['time_unit']})"
     plain_axes(left, title="Error and spread", xlabel=xlabel, ylabel=f"RMSE of the mean ({info['unit']})")
@@ -96,6 +96,11 @@ def error_figure(info: Mapping[str, Any]) -> Figure:
         axis.set_ylim(bottom=0)
     _legend(figure, left)
     return figure
+
+
+def _values(score: Mapping[str, Any]) -> np.ndarray:
+    """A score at each lead, NaN where it is undefined."""
+    return np.asarray(score["per_lead"], float)
 
 
 def spectra_figure(info: Mapping[str, Any]) -> Figure:

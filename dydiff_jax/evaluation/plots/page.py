@@ -1,4 +1,4 @@
-"""What pictures and film share: axes placed in inches, colour scales and images of fields."""
+"""Shared by figures and animations: axes placed in inches, colour scales and images of fields."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -35,7 +35,7 @@ def panel_size(forecast: Forecast) -> tuple[float, float]:
 
 
 def scales(forecast: Forecast, levels: int = 256) -> dict[str, dict[str, Any]]:
-    """Colour scales that leave out one value in 500; signed ones are symmetric about zero.
+    """Colour scales that leave out one known value in 500; signed ones are symmetric about zero.
 
     Returns:
       {"field": of the truth, or of the ensemble if there is none, "spread": ..., and with a truth "residual":
@@ -43,7 +43,8 @@ def scales(forecast: Forecast, levels: int = 256) -> dict[str, dict[str, Any]]:
     """
 
     def scale(name: str, values: np.ndarray, signed: bool) -> dict[str, Any]:
-        reach = float(np.quantile(np.abs(values), 0.998)) or 1.0
+        known = np.abs(values[np.isfinite(values)])
+        reach = (float(np.quantile(known, 0.998)) if known.size else 0.0) or 1.0
         return {"cmap": colormaps[name].resampled(levels), "vmin": -reach * signed, "vmax": reach}
 
     spread = scale("cividis", forecast.spread, False)

@@ -45,18 +45,21 @@ def chosen(
     unknown = [name for name in names or () if name not in known]
     if unknown:
         raise ValueError(f"names: expected scores among {list(known)}, found {unknown}")
-    found = {}
-    for name, score in known.items():
-        asked = name in names if names is not None else bool(score.asked and score.asked(options))
-        if not asked and (names is not None or score.asked or kind not in score.kinds):
-            continue
+
+    def wanted(name: str, score: Score) -> bool:
+        if names is not None:
+            return name in names
+        return score.asked(options) if score.asked else kind in score.kinds
+
+    found = {name: score for name, score in known.items() if wanted(name, score)}
+    for name, score in list(found.items()):
         reason = score.refuse(options, frame)
-        if asked and not reason and names is not None and members is not None and members < score.min_members:
+        if names is not None and not reason and members is not None and members < score.min_members:
             reason = f"members: expected {score.min_members} or more, found {members}"
-        if asked and reason:
+        if reason and (names is not None or score.asked):
             raise ValueError(reason if names is None else f"names: no {name} for these data: {reason}")
-        if not reason:
-            found[name] = score
+        if reason:
+            del found[name]
     return found
 
 

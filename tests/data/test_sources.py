@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import zarr
 
-from dydiff_jax.data.pipeline import TrainBatches, WindowOptions, make_splits
+from dydiff_jax.data.batches import TrainBatches
 from dydiff_jax.data.sources.source import SOURCES
+from dydiff_jax.data.splits import DatasetOptions, make_splits
 
 FILES = pathlib.Path(__file__).parent / "files"
 
@@ -52,7 +53,7 @@ def release(tmp_path):
 def test_dydiff_release_uses_15_frames_divided_by_4_split_as_given(release):
     folder, arrays = release
     trajectories = load("dydiff_release", path=str(folder))
-    parts = make_splits(trajectories, WindowOptions(4, 11, split="given", random_crop=False))
+    parts = make_splits(trajectories, DatasetOptions(4, 11, split="given", random_crop=False))
     assert [len(part) for part in parts] == [4, 1, 2]
     expected = arrays["train"][:, :15].transpose(0, 1, 3, 4, 2) / 4
     found = np.concatenate([parts.train.batch().frames, parts.valid.batch().frames])
@@ -66,7 +67,7 @@ def test_dydiff_release_names_what_is_wrong(release):
     with open(folder / "test.npz.npy", "wb") as file:
         np.save(file, arrays["test"])
     with pytest.raises(ValueError, match=r"test.npz.npy, sequence 1: frame 3 holds NaN or infinite"):
-        make_splits(load("dydiff_release", path=str(folder)), WindowOptions(4, 11, split="given"))
+        make_splits(load("dydiff_release", path=str(folder)), DatasetOptions(4, 11, split="given"))
     with open(folder / "test.npz.npy", "wb") as file:
         np.save(file, velocities(2, 14, 2, 8, 8))
     with pytest.raises(ValueError, match=r"test.npz.npy: .*L at least 15, found shape \(2, 14, 2, 8, 8\)"):
@@ -101,7 +102,7 @@ def test_a_folder_of_any_kind_trains_through_the_same_path(tmp_path, write, layo
     for number, film in enumerate(films):
         write(tmp_path / f"run{number}", film if layout == "thwc" else film.transpose(0, 3, 1, 2))
     trajectories = load("folder", path=str(tmp_path), layout=layout, key="velocity")
-    windows = make_splits(trajectories, WindowOptions(2, 1, split="trajectory", crop=4)).train
+    windows = make_splits(trajectories, DatasetOptions(2, 1, split="trajectory", crop=4)).train
     batches = TrainBatches(windows, 4, seed=0)
     expected = [films[n][t : t + 3, :4, x : x + 4] for n, t, _, x, _ in batches.ids(0)]
     np.testing.assert_array_equal(batches.rows(0, range(4)).frames, expected)
@@ -147,7 +148,7 @@ def broken(folder, case):
         ("grid", r"b.npy: expected frames .*\(4, 6, 2\), found shape \(5, 4, 5, 2\)"),
         ("rank", r"b.npy: expected numbers with axes 'thwc', found shape \(5, 4, 6\)"),
         ("objects", r"b.npy: not a whole .npy or .npz file of numbers"),
-        ("text", r"b.npy: expected numbers .* <U1; set layout"),
+        ("text", r"b.npy: expected numbers .* <U1; set --config.data.layout"),
         ("cut", r"b.npy: not a whole"),
         ("cut archive", r"b.npz: not a whole"),
         ("key", r"b.npz: expected an array None, found \['one', 'two'\]; set key"),

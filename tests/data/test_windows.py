@@ -6,22 +6,17 @@ import numpy as np
 import pytest
 from trajectories import counting
 
-from dydiff_jax.data.pipeline import (
-    TrainBatches,
-    WindowOptions,
-    make_splits,
-    reference_windows,
-    select,
-    statistics,
-)
-from dydiff_jax.data.windows import Place
+from dydiff_jax.data.batches import TrainBatches
+from dydiff_jax.data.splits import DatasetOptions, make_splits, reference_windows
+from dydiff_jax.data.statistics import statistics
+from dydiff_jax.data.windows import Place, select
 
 OPTIONS = dict(num_context=2, num_forecast=1, crop=4, split="trajectory", fractions=(0.4, 0.3, 0.3))
 
 
 def train_windows(trajectories=None, **options):
     trajectories = counting(mirror=(-1.0, 1.0)) if trajectories is None else trajectories
-    return make_splits(trajectories, WindowOptions(**OPTIONS | options)).train
+    return make_splits(trajectories, DatasetOptions(**OPTIONS | options)).train
 
 
 def test_windows_are_slices_at_every_start_and_every_crop():
@@ -115,7 +110,7 @@ def test_half_of_the_windows_are_mirrored():
 
 
 def test_validation_and_test_windows_stay_where_they_are():
-    parts = make_splits(counting(mirror=(-1.0, 1.0)), WindowOptions(**OPTIONS, flip=True))
+    parts = make_splits(counting(mirror=(-1.0, 1.0)), DatasetOptions(**OPTIONS, flip=True))
     rng = np.random.default_rng(0)
     for part in (parts.valid, parts.test):
         assert all(part.draw(index, rng) == part.place(index) for index in range(len(part)))
@@ -123,7 +118,7 @@ def test_validation_and_test_windows_stay_where_they_are():
 
 def test_statistics_are_those_of_the_training_frames():
     trajectories = counting(lengths=(150, 40, 40), c=1, w=12)
-    windows = make_splits(trajectories, WindowOptions(**OPTIONS | dict(split="time"))).train
+    windows = make_splits(trajectories, DatasetOptions(**OPTIONS | dict(split="time"))).train
     read = [film[: np.max(windows.places[windows.places[:, 0] == n, 1]) + 3].astype(np.float64)
             for n, film in enumerate(trajectories.arrays)]  # fmt: skip
     assert all(len(frames) < len(film) for frames, film in zip(read, trajectories.arrays, strict=True))
@@ -175,17 +170,17 @@ def test_a_batch_of_all_windows_stacks_them_in_order():
 
 
 @pytest.mark.parametrize("split", ["time", "trajectory"])
-def test_a_horizon_lengthens_test_windows_and_leaves_the_training_part_as_it_is(split):
-    options = WindowOptions(**OPTIONS | dict(split=split))
+def test_a_horizon_lengthens_test_windows_and_leaves_the_training_split_as_it_is(split):
+    options = DatasetOptions(**OPTIONS | dict(split=split))
     data = counting(lengths=(60, 60, 60))
     plain, long = make_splits(data, options), make_splits(data, options, horizon=9)
     np.testing.assert_array_equal(long.train.places, plain.train.places)
     np.testing.assert_array_equal(plain.test.places, make_splits(data, options, horizon=1).test.places)
     reference = reference_windows(data, options, horizon=9)
-    assert long.train.cut.frames == 3 and long.test.cut.frames == reference.cut.frames == 2 + 9
+    assert long.train.shape.frames == 3 and long.test.shape.frames == reference.shape.frames == 2 + 9
 
     def frames(windows):
-        return {(place[0], place[1] + i) for place in windows.places for i in range(windows.cut.frames)}
+        return {(place[0], place[1] + i) for place in windows.places for i in range(windows.shape.frames)}
 
     assert frames(long.test) == frames(plain.test), "the same test frames, in longer windows"
     assert frames(reference) == frames(long.train)
@@ -193,7 +188,7 @@ def test_a_horizon_lengthens_test_windows_and_leaves_the_training_part_as_it_is(
 
 
 def test_a_horizon_that_no_test_window_holds_is_refused():
-    with pytest.raises(ValueError, match="the test part holds no window of 100 frames"):
-        make_splits(counting(lengths=(60, 60, 60)), WindowOptions(**OPTIONS), horizon=98)
-    with pytest.raises(ValueError, match="the training part holds no window of 100 frames"):
-        reference_windows(counting(lengths=(60, 60, 60)), WindowOptions(**OPTIONS), horizon=98)
+    with pytest.raises(ValueError, match="the test split holds no window of 100 frames"):
+        make_splits(counting(lengths=(60, 60, 60)), DatasetOptions(**OPTIONS), horizon=98)
+    with pytest.raises(ValueError, match="the training split holds no window of 100 frames"):
+        reference_windows(counting(lengths=(60, 60, 60)), DatasetOptions(**OPTIONS), horizon=98)

@@ -1,16 +1,18 @@
-"""Batches read ahead in order, by threads of this process or by processes of their own."""
+"""Batches as a pure function of (seed, step), read ahead in order by threads or by processes of their own."""
 
 import dataclasses
+import functools
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import jax
 from absl import flags
 
+from dydiff_jax.data.windows import Place, Windows, stack
 from dydiff_jax.types import Batch
 
 #: More steps than any run has.
@@ -18,7 +20,7 @@ ENDLESS = 2**62
 
 
 @dataclasses.dataclass(frozen=True)
-class InputOptions:
+class LoaderOptions:
     """How batches are read ahead. The batches are the same ones whatever is chosen.
 
     Attributes:
@@ -44,8 +46,37 @@ class InputOptions:
             )
 
 
+class TrainBatches:
+    """Batches of random training windows: row r of step s is element s batch_size + r of an endless sequence.
+
+    Every epoch visits each training window once, in a new order, with new crops and mirrors. An element
+    depends on the seed and its number alone, so any number of processes makes one batch, each its own rows.
+    """
+
+    def __init__(self, windows: Windows, batch_size: int, seed: int, options: LoaderOptions | None = None):
+        self._windows, self._batch_size = windows, batch_size
+        self._options = LoaderOptions() if options is None else options
+        numbers = grain.MapDataset.range(len(windows))
+        self._places = numbers.seed(seed).shuffle().repeat().random_map(windows.draw)
+
+    def rows(self, step: int, rows: Sequence[int]) -> Batch:
+        """These rows of the batch of one step."""
+        return stack([self._windows.read(self._place(step, row)) for row in rows])
+
+    def stream(self, step: int, rows: Sequence[int]) -> Iterator[Batch]:
+        """These rows of the batches of one step and of all that follow, read ahead as the options say."""
+        return read_ahead(functools.partial(self.rows, rows=[int(row) for row in rows]), step, self._options)
+
+    def ids(self, step: int) -> list[Place]:
+        """Where each row of the batch of one step is cut."""
+        return [self._place(step, row) for row in range(self._batch_size)]
+
+    def _place(self, step: int, row: int) -> Place:
+        return self._places[step * self._batch_size + int(row)]
+
+
 def read_ahead(
-    read: Callable[[int], Batch], first: int, options: InputOptions
+    read: Callable[[int], Batch], first: int, options: LoaderOptions
 ) -> grain.DatasetIterator[Batch]:
     """read(first), read(first + 1), ... without end; read at once, until the iterator is closed or dropped.
 

@@ -1,0 +1,174 @@
+"""Trajectories: what every data source delivers."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from dydiff_jax.data import moments
+from dydiff_jax.data.cache import cache_root
+from dydiff_jax.data.moments import Moments
+from dydiff_jax.runs import files
+
+#: Frames read at once by what reads everything.
+CHUNK = 64
+
+#: Every row, every column.
+ALL = slice(None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trajectories:
+    """Recordings of one physical system on one grid.
+
+    Attributes:
+      arrays: one [T, h, w, c] for each trajectory: numpy, memory-mapped, a view of either, or anything with a
+        length and a shape that is indexed by three slices: of frames, rows and columns. Only what is asked for is
+        read.
+      names: where each array came from, for error messages.
+      fields: the name of each channel.
+      interval: the time between two frames, in `time_unit`.
+      time_unit: the unit of time.
+      unit: the unit of the values.
+      periodic_x: whether the last axis of space closes on itself, so that crops may wrap around.
+      mirror: the sign that each channel takes when x is mirrored, None where the mirror image is no solution.
+      roles: "train", "valid" or "test" for each array where the data source comes split, else None.
+      scale: factor from what `arrays` hold to the unit that `unit` names; other than 1 it makes frames float32.
+      moments: of every frame of each array in the unit that `unit` names, where they are known without reading.
+      identities: digits for each array that change with its contents, under which its moments are kept; None: they
+        are measured anew.
+      observed: a mask for each array, indexed like it: False is missing; None: nothing is missing.
+      forcings: [T, m] for each array; row i is known in advance of frame i, an action is the one that led to it.
+      forcing_names: of the m forcings.
+      static: [h, w, q], fields that do not change with time; they are mirrored in x without a sign.
+      static_names: of the q fields.
+    """
+
+    arrays: tuple[Any, ...]
+    names: tuple[str, ...]
+    fields: tuple[str, ...]
+    interval: float
+    time_unit: str
+    unit: str
+    periodic_x: bool
+    mirror: tuple[float, ...] | None = None
+    roles: tuple[str, ...] | None = None
+    scale: float = 1.0
+    moments: tuple[Moments, ...] | None = None
+    identities: tuple[str, ...] | None = None
+    observed: tuple[Any, ...] | None = None
+    forcings: tuple[np.ndarray, ...] | None = None
+    forcing_names: tuple[str, ...] = ()
+    static: np.ndarray | None = None
+    static_names: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        expected = (*self.grid, len(self.fields))
+        masks = self.observed or (None,) * len(self.arrays)
+        rows = self.forcings or (None,) * len(self.arrays)
+        for name, array, mask, forcing in zip(self.names, self.arrays, masks, rows, strict=True):
+            if len(array.shape) != 4 or array.shape[1:] != expected:
+                raise ValueError(
+                    f"{name}: expected frames [T, h, w, c] with (h, w, c) = {expected}, found shape "
+                    f"{tuple(array.shape)}"
+                )
+            if mask is not None and tuple(mask.shape) != tuple(array.shape):
+                raise ValueError(
+                    f"{name}: expected a mask of observed points of shape {tuple(array.shape)}, found "
+                    f"{tuple(mask.shape)}"
+                )
+            wanted = (len(array), len(self.forcing_names))
+            if forcing is not None and forcing.shape != wanted:
+                raise ValueError(
+                    f"{name}: expected forcings of shape {wanted}, a row for each frame and a column for each of "
+                    f"{list(self.forcing_names)}, found {forcing.shape}"
+                )
+        if (self.forcings is None) != (not self.forcing_names):
+            raise ValueError(f"forcings: expected them with their names, found {self.forcing_names}")
+        wanted = (*self.grid, len(self.static_names))
+        found = (*self.grid, 0) if self.static is None else self.static.shape
+        if found != wanted:
+            raise ValueError(
+                f"static: expected fields {list(self.static_names)} of shape {wanted}, found {found}"
+            )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w)."""
+        return tuple(self.arrays[0].shape[1:3])
+
+    def read(
+        self, trajectory: int, start: int, stop: int, rows: slice = ALL, columns: slice = ALL
+    ) -> np.ndarray:
+        """These rows and columns of frames [start, stop), in the unit that `unit` names, [., h, w, c]."""
+        return self.physical(self.arrays[trajectory][start:stop, rows, columns])
+
+    def read_observed(
+        self, trajectory: int, start: int, stop: int, rows: slice = ALL, columns: slice = ALL
+    ) -> np.ndarray | None:
+        """Which points of these frames are observed, bool of the shape of `read`; None: all are."""
+        if self.observed is None:
+            return None
+        return np.asarray(self.observed[trajectory][start:stop, rows, columns])
+
+    def physical(self, values: np.ndarray) -> np.ndarray:
+        """What `arrays` hold, in the unit that `unit` names.
+
+        In the dtype of the arrays, in native byte order; float32 where it has more than four bytes, which no device
+        takes, and where `scale` is not 1.
+        """
+        values = np.asarray(values)
+        if self.scale != 1.0:
+            return values.astype(np.float32, copy=False) * np.float32(self.scale)
+        wide = values.dtype.itemsize > 4
+        return values.astype(np.float32 if wide else values.dtype.newbyteorder("="), copy=False)
+
+    def moments_of(self, trajectory: int) -> Moments:
+        """The moments of every frame of a trajectory: known, cached, or measured and kept."""
+        if self.moments is not None:
+            return self.moments[trajectory]
+        array = self.arrays[trajectory]
+        path = None
+        if self.identities is not None:
+            path = cache_root(None) / "moments" / f"{self.identities[trajectory]}.npz"
+            found = moments.read_cached(path, len(array), len(self.fields))
+            if found is not None:
+                return found
+        parts = [
+            moments.measure(
+                np.asarray(self.read(trajectory, start, start + CHUNK), np.float32),
+                self.read_observed(trajectory, start, start + CHUNK),
+            )
+            for start in range(0, len(array), CHUNK)
+        ]
+        measured = moments.joined(parts)
+        if path is not None:
+            moments.write_cached(path, measured)
+        return measured
+
+    def check_finite(self) -> None:
+        """Look at every observed value, by the moments of its frame.
+
+        Raises:
+          ValueError: one is NaN or infinite; the file and the frame are named.
+        """
+        for number, name in enumerate(self.names):
+            finite = np.isfinite(self.moments_of(number).squares).all(axis=1)
+            if not finite.all():
+                raise ValueError(
+                    f"{name}: frame {int(np.argmin(finite))} holds NaN or infinite values; repair the file, or mark "
+                    "them as missing"
+                )
+
+    def each_moments(self) -> Iterator[Moments]:
+        """The moments of every trajectory in turn."""
+        return (self.moments_of(number) for number in range(len(self.arrays)))
+
+
+def file_identity(path: pathlib.Path, *options: Any) -> str:
+    """Digits that change with a file (its path, size and time of change) and with how it is read."""
+    found = os.stat(path)
+    return files.fingerprint([str(path.resolve()), found.st_size, found.st_mtime_ns, *map(str, options)])
