@@ -11,7 +11,7 @@ from dydiff_jax.types import Batch
 
 
 def check_batch(batch_size: int, mesh: Mesh) -> None:
-    """Raises a ValueError if the mesh does not divide the batch."""
+    """Raise ValueError if the mesh does not divide the batch."""
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_size % parts:
         raise ValueError(

@@ -16,7 +16,7 @@ from dydiff_jax.types import Batch, Params
 
 
 class TrainState(struct.PyTreeNode):
-    """All that a stage needs to go on; together with its recipe it determines the rest of the training.
+    """All that a stage needs to resume; together with its recipe it determines the rest of the training.
 
     Attributes:
       step: int32 []; steps done, skipped ones included; also the index of the next batch.
