@@ -146,12 +146,17 @@ def open_source(
 
 
 def _directory(stage: Stage) -> pathlib.Path:
-    return pathlib.Path(stage.source).absolute() / "checkpoints" / stage.name
+    return _source(stage) / "checkpoints" / stage.name
+
+
+def _source(stage: Stage) -> pathlib.Path:
+    assert stage.source is not None  # asked for stages with a source alone
+    return stage.source.absolute()
 
 
 def _inspect(stage: Stage, sections: Sections, needs: Mapping[str, Identity]) -> dict[str, Any]:
     """The identity of the stage in its source, if it is what `open_source` expects."""
-    source, directory = pathlib.Path(stage.source).absolute(), _directory(stage)
+    source, directory = _source(stage), _directory(stage)
     where = f"stage {stage.name}: source {source}"
     steps = folders.steps(directory)
     if not (source / "config.json").is_file():

@@ -80,8 +80,10 @@ def train_stages(
             examples = examples_of(stage)
             begun = loading.newest_step(session.checkpoints(stage.name)) is not None
             first = None if initial is None or begun else _initial(stage, initial, session.mesh)
-            options = {"fingerprint": digits, "initial": first, "validate": validate}
-            ema = loop.train(stage, frozen, examples, session, **options).ema
+            trained = loop.train(
+                stage, frozen, examples, session, fingerprint=digits, initial=first, validate=validate
+            )
+            ema = trained.ema
             session = session._replace(began=None)
         weights[stage.name] = ema
         identities[stage.name] = fingerprints.identity(session.checkpoints(stage.name))
