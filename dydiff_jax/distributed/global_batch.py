@@ -27,7 +27,7 @@ def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
     return np.unique([row for (part,) in parts for row in range(*part.indices(batch_size))])
 
 
-def assemble(local: Batch, rows: Sequence[int], batch_size: int, mesh: Mesh) -> Batch:
+def assemble(local: Batch, rows: Sequence[int] | np.ndarray, batch_size: int, mesh: Mesh) -> Batch:
     """The global batch, sharded by `mesh.BATCH_SPEC`.
 
     Args:
