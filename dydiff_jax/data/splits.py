@@ -76,16 +76,18 @@ def make_splits(
       options: how.
       horizon: forecast frames of a validation or test window; k if None. A validation split that is long enough for
         k frames and not for the horizon is empty.
-      beyond: rows of forcings that a validation or test window has beyond its frames.
+      beyond: rows of forcings that a validation or test window has beyond its frames; windows that lack them are left
+        out. Without forcings it changes nothing.
 
     Raises:
       ValueError: a value is not finite, a crop does not fit, mirroring is not defined, the split does not fit
         the data or the horizon, or a split has no window.
     """
     shape, corners = _crops(trajectories, options)
-    if options.flip and trajectories.mirror is None:
-        raise ValueError("flip: the mirror image of these data is not known to be a solution; use flip=False")
+    if options.flip:
+        _check_mirror(trajectories)
     horizon = options.num_forecast if horizon is None else horizon
+    beyond = 0 if trajectories.forcings is None else max(beyond, 0)
     scored = shape._replace(frames=options.num_context + horizon, beyond=beyond)
     if options.split == "published":
         places = Splits(*_published(trajectories, corners, options, horizon))
@@ -182,6 +184,19 @@ def _published(
         np.column_stack([np.zeros(len(samples), int), samples[:, 0], corners[samples[:, 1]]])
         for samples in found
     ]
+
+
+def _check_mirror(trajectories: Trajectories) -> None:
+    """Raise ValueError if windows cannot be mirrored in x."""
+    if trajectories.mirror is None:
+        raise ValueError(
+            "flip: the mirror image of these data is not known to be a solution; use --config.dataset.flip=False"
+        )
+    if min(trajectories.mirror) < 0 and trajectories.dtype.kind == "u":
+        raise ValueError(
+            f"flip: expected signed values, as mirroring changes signs {trajectories.mirror}, found "
+            f"{trajectories.dtype}; use --config.dataset.flip=False"
+        )
 
 
 def _check_split(
