@@ -9,6 +9,7 @@ worked, which other programs disturb little; on an accelerator, those that have 
 """
 
 import argparse
+import dataclasses
 import time
 
 import jax
@@ -19,53 +20,68 @@ import optax
 from dydiff_jax import system
 from dydiff_jax.distributed import global_batch
 from dydiff_jax.distributed import mesh as meshes
+from dydiff_jax.models.layers import RULES
 from dydiff_jax.models.uvit import SIZES, UViT3D, UViTOptions
 from dydiff_jax.training import optim, state
 from dydiff_jax.types import Batch
 
-EMA = system.EmaOptions()
+RECIPE = system.Recipe(system.TrainOptions(10_000, 1), system.OptimizerOptions(), system.EmaOptions(), seed=0)
 
 
-def make_loss(model: UViT3D):
-    """A squared error, of noise of its own for each row."""
+@dataclasses.dataclass(frozen=True)
+class Denoising:
+    """A squared error of a U-ViT on frames [b, f, h, w, c], of noise of its own for each row.
 
-    def loss(params, batch, key):
+    Attributes:
+      model: the network.
+      shape: of a batch.
+    """
+
+    model: UViT3D
+    shape: tuple[int, ...]
+    rules: tuple[system.Rule, ...] = RULES
+
+    def init(self, key):
+        """Fresh parameters."""
+        frames = jnp.zeros((1, *self.shape[1:]))
+        return self.model.init(key, frames, frames[..., 0, 0, 0])["params"]
+
+    def loss(self, params, frozen, batch, key):
+        """The loss, and no metrics."""
         eps = jax.random.normal(key, batch.frames.shape)
         z, logsnr, rngs = batch.frames + eps, 3 * eps[:, :, 0, 0, 0], {"dropout": key}
-        return jnp.mean((model.apply({"params": params}, z, logsnr, train=True, rngs=rngs) - eps) ** 2), {}
+        predicted = self.model.apply({"params": params}, z, logsnr, train=True, rngs=rngs)
+        return jnp.mean((predicted - eps) ** 2), {}
 
-    return loss
 
-
-def sharded(init, loss, optimizer, frames):
-    """(step, state, batch) on a mesh of one device."""
+def sharded(objective, frames):
+    """(step, state, batch) on the mesh in use."""
     mesh = jax.sharding.get_mesh()
-
-    def fresh():
-        return state.init_state(init, optimizer, 0)
-
-    abstract = state.abstract_state(fresh, mesh)
-    first = jax.jit(fresh, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
+    abstract = state.abstract_state(objective, RECIPE, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    first = jax.jit(lambda: state.init_state(objective, RECIPE), out_shardings=shardings)()
     batch = global_batch.assemble(Batch(frames), range(len(frames)), len(frames), mesh)
-    return state.make_train_step(loss, optimizer, EMA, 0, abstract), first, batch
+    step = state.make_train_step(objective, RECIPE, abstract, {})
+    return lambda now, batch: step(now, {}, batch), first, batch
 
 
-def plain(init, loss, optimizer, frames):
+def plain(objective, frames):
     """(step, state, batch) of the same arithmetic as `dydiff_jax.training.state`, without a word of sharding."""
+    optimizer = state.make_optimizer(RECIPE)
 
     def step(now: state.TrainState, batch: Batch):
-        key = jax.random.fold_in(state.run_keys(0)[1], now.step)
-        (value, _), grads = jax.value_and_grad(loss, has_aux=True)(now.params, batch, key)
+        key = jax.random.fold_in(state.run_keys(RECIPE)[1], now.step)
+        (value, _), grads = jax.value_and_grad(objective.loss, has_aux=True)(now.params, {}, batch, key)
         norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, now.opt_state, now.params)
         params = optax.apply_updates(now.params, updates)
-        ema = optim.ema_update(EMA, now.ema, params, now.step - now.skipped)
+        ema = optim.ema_update(RECIPE.ema, now.ema, params, now.step - now.skipped)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
         moved = now.replace(params=params, opt_state=opt_state, ema=ema)
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, now)
         return kept.replace(step=now.step + 1), {"loss": value, "grad_norm": norm}
 
-    first = jax.jit(lambda: state.init_state(init, optimizer, 0))()
+    first = jax.jit(lambda: state.init_state(objective, RECIPE))()
     return jax.jit(step, donate_argnums=0), first, Batch(jnp.asarray(frames))
 
 
@@ -87,11 +103,7 @@ def main():
     shape = tuple(map(int, args.shape.split(",")))
     frames = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     model = UViT3D(UViTOptions(**SIZES[args.size]), shape[-1])
-
-    def init(key):
-        return model.init(key, jnp.zeros((1, *shape[1:])), jnp.zeros((1, shape[1])))["params"]
-
-    parts = init, make_loss(model), optim.make_optimizer(system.OptimizerOptions(), 10_000), frames
+    parts = Denoising(model, shape), frames
     mesh = meshes.make_mesh(meshes.MeshOptions(data=1))
     with jax.set_mesh(mesh):
         step, now, batch = sharded(*parts)

@@ -19,13 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dydiff_jax import system
+from benchmarks.sharding import Denoising, sharded
 from dydiff_jax.cost_model.work import model_flops
-from dydiff_jax.distributed import global_batch
 from dydiff_jax.distributed import mesh as meshes
 from dydiff_jax.models.uvit import REMAT, SIZES, UViT3D, UViTOptions
-from dydiff_jax.training import optim, state
-from dydiff_jax.types import Batch
 
 ATTENTIONS = ("einsum", "xla", "cudnn")
 HEADER = "| size | remat | attention | batch: utilisation | best | step | windows/s |\n|---|---|---|---|---:|---:|---:|"
@@ -55,26 +52,8 @@ def forward_flops(size: str, shape: tuple[int, ...]) -> int:
 
 def make_step(options: UViTOptions, shape: tuple[int, ...]):
     """(step, state, batch) of the training step on one device."""
-    model = UViT3D(options, shape[-1])
-    optimizer = optim.make_optimizer(system.OptimizerOptions(), 10_000)
-    mesh = jax.sharding.get_mesh()
-
-    def loss(params, batch, key):
-        eps = jax.random.normal(key, batch.frames.shape)
-        z, logsnr, rngs = batch.frames + eps, 3 * eps[:, :, 0, 0, 0], {"dropout": key}
-        return jnp.mean((model.apply({"params": params}, z, logsnr, train=True, rngs=rngs) - eps) ** 2), {}
-
-    def fresh():
-        frames = jnp.zeros((1, *shape[1:]))
-        return state.init_state(
-            lambda key: model.init(key, frames, frames[..., 0, 0, 0])["params"], optimizer, 0
-        )
-
-    abstract = state.abstract_state(fresh, mesh)
-    first = jax.jit(fresh, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
     frames = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-    batch = global_batch.assemble(Batch(frames), range(shape[0]), shape[0], mesh)
-    return state.make_train_step(loss, optimizer, system.EmaOptions(), 0, abstract), first, batch
+    return sharded(Denoising(UViT3D(options, shape[-1]), shape), frames)
 
 
 def step_seconds(options: UViTOptions, shape: tuple[int, ...], steps: int, profile: str | None) -> float:

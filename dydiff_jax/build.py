@@ -28,8 +28,8 @@ from dydiff_jax.data.card import DataCard
 from dydiff_jax.data.sources import SOURCES, Source
 from dydiff_jax.data.splits import DatasetOptions
 from dydiff_jax.distributed.mesh import MeshOptions
-from dydiff_jax.evaluation.evaluate import EvaluationOptions
 from dydiff_jax.evaluation import plots, scores
+from dydiff_jax.evaluation.evaluate import EvaluationOptions
 from dydiff_jax.evaluation.scores import ScoreOptions, check_samples
 from dydiff_jax.models import MODELS
 from dydiff_jax.models.conditions import Conditioner

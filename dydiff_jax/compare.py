@@ -4,16 +4,16 @@
         --seeds=0,1 --workdir=DIR
 
 The config is that of ``dydiff_jax.main`` without a method. Every method is a run in ``DIR/METHOD/seed_S``, or
-``DIR/METHOD/SWEEP/seed_S`` with ``--sweep=process.eta=0.3,0.7``. What is done is not done again.
+``DIR/METHOD/SWEEP/seed_S`` with ``--sweep=system.process.eta=0.3,0.7``: the value is chosen by the CRPS on the
+validation split, and the chosen one is scored on the test split. Re-running the command resumes it.
 """
 
 import functools
-import json
 import pathlib
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,13 +21,13 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dydiff_jax.comparison import blocks, report, results, schedule
+from dydiff_jax.comparison import blocks, report, results, schedule, selection
 from dydiff_jax.config import plain
 from dydiff_jax.data import cache
 from dydiff_jax.distributed import cluster, collectives
 from dydiff_jax.evaluation import plots
 from dydiff_jax.metrics import Diverged
-from dydiff_jax.runs import commands, exit_codes, files, workdir
+from dydiff_jax.runs import commands, exit_codes, files
 from dydiff_jax.runs import directory as run_directory
 
 _CONFIG = flags.DEFINE_string(
@@ -39,15 +39,17 @@ _METHODS = flags.DEFINE_string("methods", None, "What is compared: standard,dyna
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the comparison: runs, report.md, report.html.")
 _SEEDS = flags.DEFINE_string("seeds", "0,1", "Seeds of training.")
 _SWEEP = flags.DEFINE_multi_string(
-    "sweep", [], "SECTION.KEY=value,...: compares these values too; several sweeps make the product."
+    "sweep",
+    [],
+    "SECTION.KEY=value,...: the best value by validation is scored on the test split; several sweeps make the product.",
 )
-_ALSO = flags.DEFINE_list("also", [], "Directories of finished runs that join the report.")
+_ALSO = flags.DEFINE_list("also", [], "Directories of finished runs to add to the report.")
 
 TITLE = "Comparison of {}"
 
 
 def main(argv: list[str]) -> None:
-    """Checks everything that was asked for, then runs it and writes the report."""
+    """Check everything that was asked for, then run it and write the report."""
     jax.config.update("jax_compilation_cache_dir", str(cache.cache_root(None) / "compiled"))
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the libraries beneath report every file at INFO
@@ -67,7 +69,7 @@ def main(argv: list[str]) -> None:
 def compare(
     planned: schedule.Plan, others: Sequence[results.Entry], home: pathlib.Path, command: str
 ) -> None:
-    """Makes every run and, after each seed, the report of what is done.
+    """Make every run and, after each seed of the runs on the test split, the report of what is done.
 
     Args:
       planned: the runs.
@@ -83,61 +85,84 @@ def compare(
     """
     for run in planned.runs:
         if run.trains and (run.directory / "config.json").exists():
-            workdir.create_or_verify(
-                run.directory, json.dumps(plain(run.raw)), run_directory.HARDWARE_SECTIONS
-            )
+            run_directory.create_or_verify(run.directory, plain(run.raw))
     notes = [f"`{key}` applies to {', '.join(methods)} alone." for key, methods in planned.partial.items()]
+    series = _Series(len(planned.searched) + planned.num_tested)
+    points = [entry for entry in map(series.make, planned.searched) if entry]
+    validation = collectives.on_main(lambda: selection.select(points, home)) if points else None
+    runs = planned.tested(selection.chosen(validation) if validation else ())
     entries: list[results.Entry] = []
-    failed: dict[pathlib.Path, str] = {}
-    for i, run in enumerate(planned.runs):
-        collectives.print_main(f"[{i + 1} of {len(planned.runs)}] {run.name}: {run.task}, in {run.directory}")
-        try:
-            if run.directory not in failed:
-                folder = (commands.train if run.trains else commands.evaluate_run)(
-                    run.raw, run.directory, run.command
-                )
-                entries += [entry_of(run, folder)] if run.reported else []
-        except (FloatingPointError, Diverged) as error:
-            failed[run.directory] = f"{run.name} diverged and is left out: {error}"
-            collectives.print_main(failed[run.directory])
-        last = run is planned.runs[-1] or planned.runs[i + 1].seed != run.seed
+    for i, run in enumerate(runs):
+        entry = series.make(run)
+        entries += [entry] if entry else []
+        last = run is runs[-1] or runs[i + 1].seed != run.seed
         if last and entries:
-            report = functools.partial(write, [*entries, *others], home, command, [*notes, *failed.values()])
+            said = [*notes, *series.failed.values()]
+            report = functools.partial(write, [*entries, *others], home, command, said, validation)
             collectives.on_main(report)
-    if failed:
-        raise FloatingPointError("\n".join(failed.values()))
+    if series.failed:
+        raise FloatingPointError("\n".join(series.failed.values()))
     collectives.print_main(f"{home}: report.html, report.md, comparison.json and figures")
 
 
-def entry_of(run: schedule.Run, folder: pathlib.Path) -> results.Entry:
-    """The evaluation of a run as a part of the comparison."""
-    name = schedule.label(run.method, run.swept)
-    return results.Entry(name, run.method, run.swept, run.directory, folder, run.command)
+class _Series:
+    """Makes runs one after the other, and goes on after one that diverges.
+
+    Attributes:
+      failed: {what is not tried again, a run's directory or with it the label of an evaluation: why}.
+    """
+
+    def __init__(self, total: int):
+        self.failed: dict[tuple[pathlib.Path, str], str] = {}
+        self._total, self._number = total, 0
+
+    def make(self, run: schedule.Run) -> results.Entry | None:
+        """The evaluation of a run, or None where it diverged or only serves others."""
+        self._number += 1
+        collectives.print_main(
+            f"[{self._number} of {self._total}] {run.name}: {run.task}, in {run.directory}"
+        )
+        trained, evaluated = (run.directory, ""), (run.directory, run.label)
+        if trained in self.failed or evaluated in self.failed:
+            return None
+        call = commands.train if run.trains else commands.evaluate_run
+        try:
+            folder = call(run.raw, run.directory, run.command, split=run.split)
+        except (FloatingPointError, Diverged) as error:
+            why = f"{run.name} diverged and is left out: {error}"
+            self.failed[trained if run.trains else evaluated] = why
+            collectives.print_main(why)
+            return None
+        return results.entry_of(run, folder) if run.reported else None
 
 
 def write(
-    entries: Sequence[results.Entry], home: pathlib.Path, command: str, notes: Sequence[str]
-) -> dict[str, Any]:
-    """Writes comparison.json, the pictures and both reports; returns the first.
+    entries: Sequence[results.Entry],
+    home: pathlib.Path,
+    command: str,
+    notes: Sequence[str],
+    validation: Mapping[str, Any] | None = None,
+) -> None:
+    """Write comparison.json, the figures and both reports.
 
     Args:
       entries: what is compared, in the order of the rows.
       home: directory of the comparison.
       command: the shell line that repeats it.
       notes: sentences on what the runs have in common.
+      validation: what `selection.select` made of a sweep.
     """
-    found = results.compare(entries, home, command) | {"notes": list(notes)}
+    found = results.compare(entries, home, command) | {"notes": list(notes), "validation": validation}
     files.write_json(home / "comparison.json", found)
-    pictures = plots.compare_all(home)
+    figures = plots.compare_all(home)
     title = TITLE.format(", ".join(dict.fromkeys(group["method"] for group in found["groups"])))
-    parts = report.blocks(found, pictures, home)
+    parts = report.blocks(found, figures, home)
     files.write_text(home / "report.md", blocks.markdown(title, parts))
     files.write_text(home / "report.html", blocks.page(title, parts))
-    return found
 
 
 def read(argument: str, changes: Sequence[str]) -> ml_collections.ConfigDict:
-    """The config of ``FILE:argument`` with ``--config.key=value``, as the command line of a run reads it.
+    """Read the config of ``FILE:argument`` with ``--config.key=value``, as the command line of a run does.
 
     Raises:
       ValueError: the argument, a key or a value is wrong.
@@ -165,7 +190,7 @@ def overrides(arguments: Sequence[str]) -> list[str]:
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses the flags but for ``--config.key=value``, which are returned with what is left."""
+    """Parse the flags but for ``--config.key=value``, which are returned with what is left."""
     changes = [argument for argument in argv if argument.startswith("--config.")]
     rest = app.parse_flags_with_usage([argument for argument in argv if argument not in changes])
     return [*rest, *changes]

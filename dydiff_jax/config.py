@@ -126,13 +126,14 @@ def defaults(constructor: type) -> dict[str, Any]:
 
 
 def within(path: str, check: Callable[[], T]) -> T:
-    """Run a check, and name the section in the error that it raises."""
+    """Run a check, and name the section, or the key, in the error that it raises."""
     try:
         return check()
     except ConfigError:
         raise
     except ValueError as error:
-        raise ConfigError(f"{path}.{error}") from error
+        names_key = str(error).partition(": ")[0].isidentifier()
+        raise ConfigError(f"{path}{'.' if names_key else ': '}{error}") from error
 
 
 def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:

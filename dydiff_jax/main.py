@@ -37,7 +37,7 @@ _INPUT = flags.DEFINE_string(
 _MEMBERS = flags.DEFINE_integer(
     "members", None, "forecast: ensemble size; that of the evaluation by default.", 1
 )
-_SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "eval: which windows are scored.")
+_SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "train, eval: which windows are scored.")
 _DEVICES = flags.DEFINE_integer("devices", None, "plan: how many devices.", 1)
 _HARDWARE = flags.DEFINE_enum(
     "hardware", None, sorted(DEVICES), "plan: for which of these; for all of them by default."
@@ -50,8 +50,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; options are given as --config.key=value")
     if (_INPUT.value is not None) != (_MODE.value == "forecast"):
         raise app.UsageError("--input=FILE belongs to --mode=forecast, which needs it")
-    if _SPLIT.value != "test" and _MODE.value != "eval":
-        raise app.UsageError("--split=valid belongs to --mode=eval")
+    if _SPLIT.value != "test" and _MODE.value not in ("train", "eval"):
+        raise app.UsageError("--split=valid belongs to --mode=train and --mode=eval")
     if (_DEVICES.value is not None) != (_MODE.value == "plan"):
         raise app.UsageError("--devices=N belongs to --mode=plan, which needs it")
     if (_WORKDIR.value is None) and (_MODE.value != "plan"):
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
 def start(workdir: pathlib.Path, command: str) -> None:
     """Starts a mode that has a work directory."""
     if _MODE.value == "train":
-        commands.train(_CONFIG.value, workdir, command, dydiff_jax.BEGAN)
+        commands.train(_CONFIG.value, workdir, command, dydiff_jax.BEGAN, _SPLIT.value)
     elif _MODE.value == "eval":
         commands.evaluate_run(_CONFIG.value, workdir, command, _SPLIT.value)
     elif _MODE.value == "replay":

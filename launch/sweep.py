@@ -1,17 +1,22 @@
-"""Makes the runs of a comparison one by one or as jobs of SLURM: a grid of config values, a work directory each.
+"""Make the runs of a comparison one by one or as jobs of SLURM: a grid of config values, a work directory each.
 
     python launch/sweep.py --config=configs/turbulence.py:size=tiny --methods=dynamical --seeds=0,1 \\
-        --sweep=process.eta=0.2,0.5 --workdir=runs/sweep [--config.train.steps=3000 ...]
+        --sweep=system.process.eta=0.2,0.5 --workdir=runs/sweep [--config.train.steps=3000 ...]
 
 The flags are those of ``dydiff_jax.compare``, which reads what is made here: with the same flags it writes the report.
-A run goes to ``WORKDIR/METHOD/KEY=value,.../seed_S``. Those that are finished, whose table of scores is there, are left
-out, so the same command goes on where it was stopped.
+A run goes to ``WORKDIR/METHOD/KEY=value,.../seed_S``. Runs that are finished, with all scores, are skipped, so
+re-running the command resumes it.
 
-``--via=local`` makes one run after the other; ``--via=slurm`` submits each with launch/slurm.sh, and one that is
-submitted twice waits for itself. ``--dry-run`` prints the commands. Options of the sampler are evaluated without
-training again; through SLURM they are submitted once the run they belong to is finished.
+Swept values are scored on the validation split. Once all are, the value with the lowest CRPS there is chosen for each
+method, and scored on the test split.
 
-Exits with 0 when all is done, 1 when runs failed (the others were made), 75 when it was stopped.
+``--via=local`` makes one run after the other; ``--via=slurm`` submits each with launch/slurm.sh, where a second job of
+a run waits for the first. ``--dry-run`` prints the commands. Options that are free at evaluation, such as those of a
+sampler, are evaluated without training again; through SLURM, evaluations and the chosen values are submitted once the
+runs that they need are finished.
+
+Exits with 0 when all is done, 1 when runs failed (the others were made; no value is chosen then), 75 when it was
+stopped.
 """
 
 import argparse
@@ -23,14 +28,14 @@ import sys
 from collections.abc import Sequence
 
 from dydiff_jax import compare
-from dydiff_jax.comparison import schedule
+from dydiff_jax.comparison import results, schedule, selection
 from dydiff_jax.runs import exit_codes
 
 LAUNCH = pathlib.Path(__file__).resolve().parent
 
 
 def main(argv: Sequence[str]) -> int:
-    """Checks every point of the grid, then makes those that are not done; returns the exit status."""
+    """Check every point of the grid, then make those that are not done; returns the exit status."""
     arguments, overrides = parser().parse_known_args(argv)
     sys.path.insert(0, str(LAUNCH.parent))  # a config file imports configs.base
     try:
@@ -42,15 +47,47 @@ def main(argv: Sequence[str]) -> int:
             compare.overrides(overrides),
             arguments.workdir,
         )
-        runs = schedule.make(request, compare.read).runs
+        planned = schedule.make(request, compare.read)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    todo = [run for run in runs if not is_done(run)]
+    fixed = planned.tested(())
+    status = make([*planned.searched, *fixed], arguments)
+    folders = [run.evaluation() for run in planned.searched]
+    if status or not folders:
+        return status
+    if not all(folders):
+        say(
+            "run again once all swept values are scored on the validation split: the test split is scored then"
+        )
+        return 0
+    chosen = choose(planned.searched, folders, request.workdir)
+    say(f"chosen on the validation split: {'; '.join(chosen)}")
+    return make([run for run in planned.tested(chosen) if run not in fixed], arguments)
+
+
+def choose(runs: Sequence[schedule.Run], folders: Sequence[pathlib.Path], home: pathlib.Path) -> list[str]:
+    """Labels of the points with the lowest CRPS on the validation split, one for each method.
+
+    Args:
+      runs: every point and seed.
+      folders: of their evaluations.
+      home: directory of the sweep.
+    """
+    points = [
+        results.entry_of(run, folder) for run, folder in zip(runs, folders, strict=True) if run.reported
+    ]
+    return selection.chosen(selection.select(points, home))
+
+
+def make(runs: Sequence[schedule.Run], arguments: argparse.Namespace) -> int:
+    """Make, submit or print the runs that are not done; returns the exit status."""
+    todo = [run for run in runs if run.evaluation() is None]
     say(f"{len(runs)} runs, {len(runs) - len(todo)} done")
     if arguments.via == "slurm":
         return submit(todo, shlex.split(arguments.sbatch), arguments.dry_run)
     if arguments.dry_run:
-        print(*(run.command for run in todo), sep="\n")
+        for run in todo:
+            print(run.command)
         return 0
     return run_all(todo)
 
@@ -73,13 +110,8 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def is_done(run: schedule.Run) -> bool:
-    """Whether the scores of a trained run are there. What is only evaluated is done quickly once it is done."""
-    return run.trains and (run.directory / "eval" / f"step_{run.raw.train.steps}" / "table.md").exists()
-
-
 def run_all(runs: Sequence[schedule.Run]) -> int:
-    """Makes one run after the other, each in a process of its own; passes SIGTERM on to it."""
+    """Make one run after the other, each in a process of its own; pass SIGTERM on to it."""
     failed, stopped = [], []
     for i, run in enumerate(runs):
         say(f"[{i + 1} of {len(runs)}] {run.command}")
@@ -87,7 +119,7 @@ def run_all(runs: Sequence[schedule.Run]) -> int:
             signal.signal(signal.SIGTERM, lambda *_, process=process: stopped.append(process.terminate()))
             status = process.wait()
         if stopped or status == exit_codes.STOPPED:
-            say("stopped: run the same command again to go on")
+            say("stopped: re-run the command to resume")
             return exit_codes.STOPPED
         if status:
             failed.append(f"status {status}: {run.command}")
@@ -97,7 +129,7 @@ def run_all(runs: Sequence[schedule.Run]) -> int:
 
 
 def submit(runs: Sequence[schedule.Run], options: Sequence[str], dry_run: bool) -> int:
-    """Submits a job for each run; jobs of one directory never run at the same time."""
+    """Submit a job for each run; jobs of one directory never run at the same time."""
     waiting = {run.directory for run in runs if run.trains}
     for run in runs:
         if not run.trains and run.directory in waiting:
@@ -114,7 +146,7 @@ def submit(runs: Sequence[schedule.Run], options: Sequence[str], dry_run: bool) 
 
 
 def say(text: str) -> None:
-    """Speaks beside the commands that a dry run prints."""
+    """Print to stderr, beside the commands that a dry run prints."""
     print(text, file=sys.stderr, flush=True)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,15 @@ import pytest
 
 from dydiff_jax import compare
 from dydiff_jax.comparison import results, schedule
+from dydiff_jax.evaluation import scores as scoring
 from dydiff_jax.metrics import Diverged
 from dydiff_jax.runs import commands
 from tests import finished, small
+
+#: By split and network evaluations a frame, the distance from the truth of forecasts that are made up.
+ERRORS = {"valid": {6: 0.1, 12: 0.3}, "test": {6: 0.3, 12: 0.1}}
+
+FEW = scoring.ScoreOptions(names=("crps", "rmse"))
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILE = str(ROOT / "configs/turbulence.py")
@@ -32,17 +39,27 @@ def planned(home, methods, seeds, sweeps=()):
     return schedule.make(request, compare.read)
 
 
+def nfe(raw):
+    """Network evaluations a frame, as the config says them; 1 of a system without a sampler."""
+    return raw.system.sampler.nfe if "sampler" in raw.system else 1
+
+
 @pytest.fixture
 def calls(monkeypatch):
     """Runs and evaluations are not made but written down, with results that are made up."""
     made = []
 
     def pretend(kind):
-        def call(raw, directory, said):
-            made.append((kind, raw.method, raw.seed, raw.sampler.steps, directory))
+        def call(raw, directory, said, split):
+            method = raw.system.name
+            made.append((kind, method, raw.seed, nfe(raw), split, directory))
             assert said.startswith("python -m dydiff_jax.main") and f"--workdir={directory}" in said
-            variant = directory.with_name(f"{directory.name}_{kind}_{raw.sampler.steps}")
-            return finished.run(variant, raw.method, raw.seed)
+            assert ("--split=valid" in said) == (split == "valid")
+            variant = directory.with_name(f"{directory.name}_{kind}_{nfe(raw)}_{split}")
+            error = ERRORS[split].get(nfe(raw), 0.2)
+            folder = finished.run(variant, method, raw.seed, error=error, split=split, options=FEW)
+            shutil.copytree(variant, directory, ignore=shutil.ignore_patterns("eval"), dirs_exist_ok=True)
+            return folder
 
         return call
 
@@ -66,52 +83,98 @@ def test_every_run_is_made_once_in_order_and_reported_after_each_seed(tmp_path, 
     ]  # fmt: skip
     assert [len(entries) for entries in reports] == [2, 4]
     said = capsys.readouterr().out
-    assert f"[3 of 4] standard, seed 1: train and evaluate, in {tmp_path}/standard/seed_1" in said
+    assert (
+        f"[3 of 4] standard, seed 1: train and evaluate on the test split, in {tmp_path}/standard/seed_1"
+        in said
+    )
 
 
-def test_variants_of_a_trained_run_are_evaluated_and_they_alone_are_reported(tmp_path, calls, monkeypatch):
-    reports = keep_numbers(monkeypatch)
-    swept = planned(tmp_path, "dynamical,regression", "0", ["sampler.steps=6,12"])
+def test_the_value_that_is_best_on_the_validation_split_is_the_one_reported(tmp_path, calls, monkeypatch):
+    """6 evaluations a frame are best on validation, 12 on the test split, which is scored for 6 alone."""
+    reports = []
+    monkeypatch.setattr(
+        compare,
+        "write",
+        lambda entries, home, said, notes, validation: reports.append((list(entries), validation)),
+    )
+    swept = planned(tmp_path, "dynamical,regression", "0,1", ["system.sampler.nfe=6,12"])
     other = finished.run(tmp_path / "old", "standard", 3).parents[1]
     compare.compare(swept, results.elsewhere([str(other)]), tmp_path, "command")
-    assert [(kind, method, steps) for kind, method, _, steps, _ in calls] == [
-        ("train", "dynamical", swept.runs[0].raw.sampler.steps), ("evaluate", "dynamical", 6),
-        ("evaluate", "dynamical", 12), ("train", "regression", 1),
+    default = nfe(swept.runs[0].raw)
+    assert [call[:-1] for call in calls] == [
+        *(
+            (kind, "dynamical", seed, steps, "valid")
+            for seed in (0, 1)
+            for kind, steps in (("train", default), ("evaluate", 6), ("evaluate", 12))
+        ),
+        ("evaluate", "dynamical", 0, 6, "test"), ("train", "regression", 0, 1, "test"),
+        ("evaluate", "dynamical", 1, 6, "test"), ("train", "regression", 1, 1, "test"),
     ]  # fmt: skip
-    assert {directory for *_, directory in calls[:3]} == {tmp_path / "dynamical/seed_0"}
-    (entries,) = reports
-    labels = [entry.label for entry in entries]
-    assert labels == ["dynamical, steps 6", "dynamical, steps 12", "regression", f"standard ({other})"]
-    assert entries[1].folder.parents[1].name == "seed_0_evaluate_12"
+    assert {call[-1] for call in calls[:3]} == {tmp_path / "dynamical/seed_0"}
+    assert [len(entries) for entries, _ in reports] == [3, 5]
+    entries, validation = reports[-1]
+    labels = ["dynamical, nfe 6", "regression", "dynamical, nfe 6", "regression", f"standard ({other})"]
+    assert [entry.label for entry in entries] == labels
+    assert {entry.info()["split"] for entry in entries} == {"test"}
+    points = {group["label"]: group for group in validation["groups"]}
+    assert {label: group["chosen"] for label, group in points.items()} == {
+        "dynamical, nfe 6": True, "dynamical, nfe 12": False
+    }  # fmt: skip
+    better = finished.run(tmp_path / "t", "dynamical", 0, error=ERRORS["test"][12], options=FEW)
+    found = [json.loads((folder / "metrics.json").read_text()) for folder in (better, entries[0].folder)]
+    of_12, of_6 = (info["scores"]["dynamical"]["crps"]["mean"] for info in found)
+    assert of_12 < of_6, "the value that was not chosen would have been better on the test split"
+
+
+def test_a_value_that_needs_training_is_trained_and_scored_on_validation_first(tmp_path, calls, monkeypatch):
+    keep_numbers(monkeypatch)
+    swept = planned(tmp_path, "standard,rolling", "0", ["train.batch_size=2,4"])
+    compare.compare(swept, [], tmp_path, "command")
+    assert [(kind, method, split, folder.parent.name) for kind, method, _, _, split, folder in calls] == [
+        *(
+            ("train", method, "valid", f"train.batch_size={size}")
+            for method in ("standard", "rolling")
+            for size in (2, 4)
+        ),
+        ("train", "standard", "test", "train.batch_size=2"), ("train", "rolling", "test", "train.batch_size=2"),
+    ]  # fmt: skip
 
 
 def test_a_run_that_diverges_is_left_out_with_its_variants_and_the_report_says_so(
     tmp_path, calls, monkeypatch
 ):
-    train, reports = commands.train, []
+    train, evaluate_run, reports = commands.train, commands.evaluate_run, []
     monkeypatch.setattr(
-        compare, "write", lambda entries, home, said, notes: reports.append((list(entries), notes))
+        compare,
+        "write",
+        lambda entries, home, said, notes, validation: reports.append((list(entries), notes)),
     )
 
-    def diverging(raw, directory, said):
-        if raw.method == "dynamical" and raw.seed == 0:
+    def diverging(raw, directory, said, split):
+        if raw.system.name == "dynamical" and raw.seed == 0:
             raise FloatingPointError("step 7: loss nan")
-        if raw.method == "standard" and raw.seed == 1:
+        return train(raw, directory, said, split)
+
+    def scattering(raw, directory, said, split):
+        if nfe(raw) == 6 and raw.system.name == "standard" and raw.seed == 1:
             raise Diverged("a forecast that diverged has no score")
-        return train(raw, directory, said)
+        return evaluate_run(raw, directory, said, split)
 
     monkeypatch.setattr(commands, "train", diverging)
-    swept = planned(tmp_path, "dynamical,standard", "0,1", ["sampler.steps=6,12"])
+    monkeypatch.setattr(commands, "evaluate_run", scattering)
+    swept = planned(tmp_path, "dynamical,standard", "0,1", ["system.sampler.nfe=6,12"])
     with pytest.raises(
         FloatingPointError, match="dynamical, seed 0 diverged and is left out: step 7: loss nan"
     ):
         compare.compare(swept, [], tmp_path, "command")
-    made = {(kind, method, seed) for kind, method, seed, *_ in calls}
-    assert made == {
-        (kind, m, s) for kind in ("train", "evaluate") for m, s in (("standard", 0), ("dynamical", 1))
-    }
-    assert [len(entries) for entries, _ in reports] == [2, 4]
-    assert [len(notes) for _, notes in reports] == [1, 2]
+    assert [call[:-1] for call in calls if call[0] == "evaluate"] == [
+        ("evaluate", "standard", 0, 6, "valid"), ("evaluate", "standard", 0, 12, "valid"),
+        ("evaluate", "dynamical", 1, 6, "valid"), ("evaluate", "dynamical", 1, 12, "valid"),
+        ("evaluate", "standard", 1, 12, "valid"), ("evaluate", "standard", 0, 12, "test"),
+        ("evaluate", "dynamical", 1, 6, "test"), ("evaluate", "standard", 1, 12, "test"),
+    ], "a value that diverged for one seed is not chosen, the other one is evaluated"  # fmt: skip
+    assert [len(entries) for entries, _ in reports] == [1, 3]
+    assert [len(notes) for _, notes in reports] == [2, 2]
 
 
 def test_a_place_that_is_taken_is_found_before_the_first_run(tmp_path, calls, monkeypatch):
@@ -145,7 +208,10 @@ def test_overrides_are_told_from_other_arguments():
         (["--methods=standard,dinamical"], "did you mean 'dynamical'"),
         (["--methods=standard", "--seeds=a"], "--seeds: expected integers"),
         (["--methods=standard", "--also=nowhere"], "--also: nowhere/config.json is not there"),
-        (["--methods=standard,dynamical", "--config.process.etta=0.5"], "did you mean 'process.eta'"),
+        (
+            ["--methods=standard,dynamical", "--config.system.process.etta=0.5"],
+            "did you mean 'system.process.eta'",
+        ),
         ([], "methods"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) and value else "",
@@ -165,7 +231,7 @@ FLAGS = [
     *small.flags(
         train__steps=4, train__batch_size=2, train__checkpoint_every=2, train__log_every=2, optimizer__warmup_steps=1,
         evaluation__members=2, evaluation__windows=4, evaluation__saved=1, mesh__data=1,
-        model__channels="(16,32)", model__blocks="(1,1)",
+        networks__denoiser__channels="(16,32)", networks__denoiser__blocks="(1,1)",
     ),
     "--methods=standard,rolling,regression",
     "--seeds=0",
@@ -208,7 +274,7 @@ def test_one_command_trains_evaluates_and_compares(compared):
     home, _, done = compared
     found = json.loads((home / "comparison.json").read_text())
     assert [group["label"] for group in found["groups"]] == ["standard", "rolling", "regression"]
-    assert [group["cost"]["evaluations_per_frame"] for group in found["groups"]] == [6, 6, 1]
+    assert [group["cost"]["nfe_per_frame"] for group in found["groups"]] == [6, 6, 1]
     assert found["differences"] == []
     for group in found["groups"]:
         (folder,) = group["folders"]
@@ -223,14 +289,14 @@ def test_the_same_command_again_trains_nothing_and_writes_the_same_report(compar
     home = compared[0]
     files = [home / "comparison.json", home / "report.md", home / "report.html"]
     before = [path.read_bytes() for path in files]
-    trained = {path: path.stat().st_mtime_ns for path in home.glob("*/seed_0/checkpoints/*")}
+    trained = {path: path.stat().st_mtime_ns for path in home.glob("*/seed_0/checkpoints/*/*")}
     assert len(trained) >= 3
     again = subprocess.run(
         command(home, *FLAGS), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
     )
     assert again.returncode == 0, again.stderr[-3000:]
     assert [path.read_bytes() for path in files] == before
-    assert {path: path.stat().st_mtime_ns for path in home.glob("*/seed_0/checkpoints/*")} == trained
+    assert {path: path.stat().st_mtime_ns for path in home.glob("*/seed_0/checkpoints/*/*")} == trained
 
 
 def test_another_config_in_the_same_place_is_refused_with_the_difference(compared, environment):

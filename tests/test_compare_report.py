@@ -8,14 +8,20 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from dydiff_jax import compare
-from dydiff_jax.comparison import blocks, report, results, tables
+from dydiff_jax.comparison import blocks, report, results, selection, tables
+from dydiff_jax.evaluation.baselines import BASELINES
 from dydiff_jax.evaluation.plots import comparison as figures
 from dydiff_jax.evaluation.plots import samples
+from dydiff_jax.evaluation.scores import SCORES
+from dydiff_jax.systems import SYSTEMS
 from tests import finished
 
+NO_FIGURES = {name: [] for name in ("curves", "spectra", "samples", "sweeps")}
+ETA = "system.process.eta"
 VOID = {"meta", "img", "br", "link"}
 
 
@@ -44,23 +50,27 @@ class Parsed(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """Four methods, two seeds each; an eta that is swept; a run from elsewhere, trained for longer."""
+    """Four methods, two seeds each; an eta that is chosen on validation; a run from elsewhere, trained for longer."""
     home = tmp_path_factory.mktemp("comparison")
-    entries = []
+    entries, points = [], []
     for seed in range(2):
         entries += [
             finished.entry(home, "standard", seed, error=0.20),
-            finished.entry(home, "dynamical", seed, {"process.eta": 0.3}, error=0.1),
-            finished.entry(home, "dynamical", seed, {"process.eta": 0.6}, error=0.3),
-            finished.entry(home, "rolling", seed, error=0.25, process__clock="init_rescaled"),
+            finished.entry(home, "dynamical", seed, {ETA: 0.3}, error=0.1),
+            finished.entry(home, "rolling", seed, error=0.25, system__process__clock="init_rescaled"),
             finished.entry(home, "regression", seed, error=0.6),
         ]
+        for eta, error in ((0.3, 0.15), (0.6, 0.3)):
+            points.append(
+                finished.entry(home / "v", "dynamical", seed, {ETA: eta}, error=error, split="valid")
+            )
     other = finished.run(home / "elsewhere/old", "standard", 5, error=0.4, train__steps=200).parents[1]
     compare.write(
         [*entries, *results.elsewhere([str(other)])],
         home,
         "python -m dydiff_jax.compare --x",
         ["A note."],
+        selection.select(points, home),
     )
     return home
 
@@ -121,19 +131,22 @@ def test_the_report_holds_every_number(home, found, parsed):
         assert number in parsed.text
 
 
-def test_the_summary_marks_the_best_and_says_whether_it_is_told_apart(home, found):
-    text = section((home / "report.md").read_text(), "What came out")
+def test_the_summary_marks_the_best_and_says_whether_it_differs_significantly(home, found):
+    text = section((home / "report.md").read_text(), "Results")
     best = next(line for line in text.splitlines() if line.startswith("| dynamical, eta 0.3 |"))
     cells = best.strip("| ").split(" | ")
     assert cells[1].startswith("**") and cells[2].startswith("**")
     assert text.count("**0.") + text.count("**1.") + text.count("**2.") <= len(found["best"]) + 1
-    assert "- **crps**: dynamical, eta 0.3 is best, by more than the spread of seeds." in text
-    told = row_of(text, "best told apart?")
+    assert (
+        "- **crps**: dynamical, eta 0.3 is best, and significantly different from the others (difference >"
+        in text
+    )
+    told = row_of(text, "best significantly different?")
     answers = {True: "yes", False: "no", None: "one seed"}
     assert told[1:] == [answers[best["resolved"]] for best in found["best"].values()]
     for name, best in found["best"].items():
         if best["resolved"] is False:
-            assert f"- **{name}**: {best['label']} is best, but within the spread of seeds of" in text
+            assert f"- **{name}**: {best['label']} is best, but not significantly different from" in text
     limit = found["baselines"]["persistence"]["scores"]["crps"]["all"]["mean"]
     worse = [g["label"] for g in found["groups"] if g["scores"]["crps"]["all"]["mean"] >= limit]
     assert 0 < len(worse) < len(found["groups"])
@@ -141,7 +154,7 @@ def test_the_summary_marks_the_best_and_says_whether_it_is_told_apart(home, foun
 
 
 def test_the_floor_stands_beside_the_distance(home, found):
-    text = section((home / "report.md").read_text(), "What came out")
+    text = section((home / "report.md").read_text(), "Results")
     assert "fsd at lead 5 ↓" in text
     floor = found["groups"][0]["scores"]["fsd_floor"]["per_lead"][4]
     assert tables.number(floor) in row_of(text, "floor: truth against truth")
@@ -156,46 +169,91 @@ def test_what_is_not_comparable_is_listed_and_what_is_expected_is_explained(home
     assert text.count("\n- `") == 1
     for sentence in (
         "- A note.",
-        "later frames of a forecast receive more evaluations",
-        "The regression takes one",
+        "later frames of a forecast receive more network evaluations",
+        "- regression makes a deterministic forecast: one member",
+        "It takes 1 NFE a frame",
     ):
         assert sentence in text
-    assert text.count("- standard: prediction v\n") == 1 and "- dynamical: prediction v, eta 0.3\n" in text
+    assert "NFE a frame are not the same" not in text
+    assert text.count("- standard: `process.prediction` v, `schedule.name` cosine\n") == 1
+    assert "- dynamical: `process.prediction` v, `process.eta` 0.3, `schedule.name` cosine\n" in text
+
+
+def test_methods_that_take_other_numbers_of_evaluations_are_named(tmp_path):
+    few = finished.entry(tmp_path, "rolling", 0, system__sampler__nfe=5)
+    groups = results.compare([finished.entry(tmp_path, "standard", 0), few], tmp_path, "")["groups"]
+    assert report._unlike(groups) == ["NFE a frame are not the same: 20 in standard; 5 in rolling."]
+
+
+def test_the_choice_on_the_validation_split_is_shown_with_the_scores_it_was_made_by(home, found):
+    text = section((home / "report.md").read_text(), "What was swept")
+    assert "chosen on the validation split" in text and "different" not in text
+    head = next(line for line in text.splitlines() if line.startswith("| validation split |"))
+    assert head.startswith("| validation split | crps ↓ |") and head.endswith("| chosen |")
+    chosen, other = found["validation"]["groups"]
+    assert "| **dynamical, eta 0.3** |" in text and "| dynamical, eta 0.6 |" in text
+    assert text.count("| yes |") == 1
+    for group in (chosen, other):
+        number = tables.number(group["scores"]["crps"]["all"])
+        assert number in next(line for line in text.splitlines() if group["label"] in line)
+        tested = section((home / "report.md").read_text(), "Results")
+        assert number not in tested, "validation scores stand apart from those of the test split"
+    assert "![Scores of the validation split against system.process.eta;" in text
+    assert "eta 0.6" not in section((home / "report.md").read_text(), "Results")
+
+
+def test_what_a_sweep_does_to_the_truth_is_said(found):
+    validation = found["validation"]
+    other = {**validation, "swept": ["window.num_forecast"], "shortened": True, "leads": [1, 2]}
+    said = blocks.markdown("title", report._swept({"validation": other}))
+    assert "`window.num_forecast` changes which data or windows are scored" in said
+    assert "means over the first 2 leads" in said
+
+
+def test_a_system_that_is_not_registered_is_named_and_no_more(tmp_path):
+    entries = [finished.entry(tmp_path, method, 0) for method in ("standard", "unheard-of")]
+    found = results.compare(entries, tmp_path, "") | {"notes": [], "validation": None}
+    text = blocks.markdown("title", report.blocks(found, NO_FIGURES, tmp_path))
+    assert "\n- **unheard-of**\n" in text and row_of(text, "unheard-of")
+    assert figures.styles(found["groups"])["unheard-of"]["color"] == to_rgb(results.OTHER_COLOUR)
 
 
 def test_runs_that_are_comparable_are_said_to_be(tmp_path):
     entries = [finished.entry(tmp_path, method, 0) for method in ("standard", "dynamical")]
-    found = results.compare(entries, tmp_path, "") | {"notes": []}
-    nothing = {name: [] for name in ("curves", "spectra", "samples", "sweeps")}
-    text_of = blocks.markdown("title", report.blocks(found, nothing, tmp_path))
+    found = results.compare(entries, tmp_path, "") | {"notes": [], "validation": None}
+    text_of = blocks.markdown("title", report.blocks(found, NO_FIGURES, tmp_path))
     text = section(text_of, "Are these runs comparable?")
     assert "Yes: same data" in text and "Only the method, its own options and the seed differ." in text
-    assert "Not in everything" not in text and "init_rescaled" not in text and "regression" not in text
-    assert "trained with one seed" in text_of and "| best told apart? | one seed |" in text_of
-    assert "What was swept" not in text_of and "±" not in section(text_of, "What came out")
+    assert "Not in everything" not in text and "init_rescaled" not in text and "deterministic" not in text
+    assert "trained with one seed" in text_of and "| best significantly different? | one seed |" in text_of
+    assert "What was swept" not in text_of and "±" not in section(text_of, "Results")
 
 
 def test_a_reader_learns_what_is_compared_and_what_it_cost(home):
     text = (home / "report.md").read_text()
     for method in ("standard", "dynamical", "rolling", "regression"):
-        assert f"- **{method}**: " in text
+        assert f"- **{method}**: {SYSTEMS[method].summary} `{SYSTEMS[method].equation}`\n" in text
+    assert f"| crps | {SCORES['crps'].plain.format(unit='m/s')} | lower |" in text
+    assert f"- **persistence**: {BASELINES['persistence'].plain}\n" in text
     assert "rolling_dynamical" not in text
     assert row_of(text, "training") == ["training", "100 steps of 4 windows"]
     assert row_of(text, "scored") == ["scored", "5 frames (7.5 s), 6 test windows"]
-    assert row_of(text, "evaluations a frame") == ["evaluations a frame", "20"]
+    assert row_of(text, "NFE a frame") == ["NFE a frame", "20"]
     cost = row_of(section(text, "Cost"), "standard")
     assert cost == [
         "standard",
+        "denoiser: uvit tiny",
         "632,744",
+        "20",
+        "1.5",
         "60.50 ± 0.71",
         "1.700 ± 0.000",
-        "20",
         "0.1000 ± 0.0000",
         "1 x cpu",
     ]
     commands = section(text, "Commands")
     assert "python -m dydiff_jax.compare --x\n" in commands
-    assert commands.count("python -m dydiff_jax.main") == 11
+    assert commands.count("python -m dydiff_jax.main") == 9
 
 
 def test_the_page_is_whole_and_needs_nothing_else(home, parsed):
@@ -242,7 +300,7 @@ def test_no_picture_is_blank(home):
     pictures = {path.name for path in (home / "figures").iterdir()}
     assert pictures == {
         "crps_over_lead.png", "rmse_over_lead.png", "fsd_over_lead.png", "energy_spectrum.png",
-        "enstrophy_spectrum.png", "samples.png", "film.gif", "sweep_process.eta.png",
+        "enstrophy_spectrum.png", "samples.png", "animation.gif", "sweep_system.process.eta.png",
     }  # fmt: skip
     for path in (home / "figures").iterdir():
         with Image.open(io.BytesIO(path.read_bytes())) as image:
@@ -266,9 +324,11 @@ def test_curves_are_the_scores_over_seeds(found):
     assert band.max() == pytest.approx(lead["mean"] + lead["std"])
 
 
-def test_a_method_has_one_colour_and_its_variants_are_told_apart(found):
+def test_a_method_has_the_colour_of_the_registry_and_its_variants_are_told_apart(found):
     styles = figures.styles(found["groups"])
     assert len({(str(s["color"]), str(s["linestyle"])) for s in styles.values()}) == len(styles)
+    for method in ("standard", "rolling", "regression"):
+        assert styles[method]["color"] == to_rgb(SYSTEMS[method].colour)
     for figure in (figures.curves(found, "crps"), figures.spectra(found, "energy_spectrum")):
         lines = {line.get_label(): line for line in figure.axes[0].lines}
         for style in styles.values():
@@ -277,16 +337,19 @@ def test_a_method_has_one_colour_and_its_variants_are_told_apart(found):
     assert figures.styles(few)["rolling"] == styles["rolling"]
 
 
-def test_a_sweep_shows_the_summary_at_the_swept_values(found):
-    figure = figures.sweep(found, "process.eta")
+def test_a_sweep_shows_the_validation_scores_at_the_swept_values(found):
+    points = found["validation"]["groups"]
+    level = {**points[0], "label": "standard", "method": "standard", "swept": {"other": 1}}
+    figure = figures.sweep({"groups": [*points, level], "unit": "m/s"}, ETA)
     axis = next(axis for axis in figure.axes if axis.get_ylabel().startswith("Fair CRPS"))
     (swept,) = axis.containers
     np.testing.assert_allclose(swept.lines[0].get_xdata().astype(float), [0.3, 0.6])
-    means = [g["scores"]["crps"]["all"]["mean"] for g in found["groups"] if g["method"] == "dynamical"]
+    means = [group["scores"]["crps"]["all"]["mean"] for group in points]
     np.testing.assert_allclose(swept.lines[0].get_ydata().astype(float), means)
-    level = {line.get_label(): line.get_ydata()[0] for line in axis.lines if line.get_linestyle() == "--"}
-    assert level["standard"] == found["groups"][0]["scores"]["crps"]["all"]["mean"]
-    assert len(level) == 4  # standard, its run from elsewhere, rolling and regression
+    (ring,) = [line for line in axis.lines if line.get_fillstyle() == "none"]
+    np.testing.assert_allclose(ring.get_xydata(), [[0.3, means[0]]])
+    (other,) = [line for line in axis.lines if line.get_linestyle() == "--"]
+    assert other.get_ydata()[0] == means[0]
 
 
 def test_words_are_swept_side_by_side():
@@ -305,8 +368,8 @@ def test_samples_are_the_truth_and_the_first_members_of_the_same_window(home, fo
     stored = np.load(home / found["groups"][0]["folders"][0] / "forecasts.npz")
     np.testing.assert_array_equal(images[1].get_array(), stored["truth"][0, 0, ..., 1])
     np.testing.assert_array_equal(images[7].get_array(), stored["ensemble"][0, 0, 0, ..., 1])
-    with Image.open(home / "figures/film.gif") as film:
-        assert film.n_frames == 1 + finished.K
+    with Image.open(home / "figures/animation.gif") as animation:
+        assert animation.n_frames == 1 + finished.K
 
 
 def test_another_test_window_is_not_shown_beside_the_first(tmp_path):

@@ -1,1 +1,1 @@
-"""Comparisons of methods: the runs that one is made of, what they scored together, and its report."""
+"""Comparisons of methods: their runs, what these scored, the choice among swept values, and the report."""

@@ -1,6 +1,6 @@
-"""What a report is made of, each written as markdown and as HTML.
+"""Report elements, rendered as Markdown and HTML.
 
-Text marks `code` and **bold** as markdown does; all else in it stands for itself.
+Text marks `code` and **bold** as Markdown does; everything else is literal.
 """
 
 import base64
@@ -35,7 +35,7 @@ pre code { padding: 0; overflow-wrap: normal; }
 
 
 class Block(Protocol):
-    """A part of a report."""
+    """A report element."""
 
     def markdown(self) -> str:
         """As markdown."""
@@ -111,7 +111,7 @@ class Table:
     Attributes:
       heading: of the columns.
       rows: of as many cells each.
-      words: cells are sentences, set to the left; numbers otherwise, set to the right but for the first column.
+      words: cells are sentences, left-aligned; otherwise numbers, right-aligned but for the first column.
     """
 
     heading: Sequence[str]
@@ -140,7 +140,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Figure:
     """An image with a caption: a link in markdown, the image itself in HTML.
 
     Attributes:
@@ -172,12 +172,12 @@ def inline(text: str) -> str:
 
 
 def markdown(title: str, blocks: Sequence[Block]) -> str:
-    """A whole report as markdown."""
+    """A whole report as Markdown."""
     return "\n".join([f"# {title}\n", *(block.markdown() for block in blocks)])
 
 
 def page(title: str, blocks: Sequence[Block]) -> str:
-    """A whole report as one HTML file that needs no other."""
+    """A whole report as one self-contained HTML file."""
     body = "\n".join(block.html() for block in blocks)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -1,46 +1,47 @@
-"""The report of a comparison, from comparison.json and the pictures drawn from it."""
+"""The report of a comparison, from comparison.json and the figures drawn from it."""
 
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dydiff_jax.comparison import tables, words
-from dydiff_jax.comparison.blocks import Block, Code, Heading, Items, Picture, Table, Text
+from dydiff_jax.comparison.blocks import Block, Code, Figure, Heading, Items, Table, Text
+from dydiff_jax.evaluation.baselines import BASELINES
+from dydiff_jax.evaluation.scores import SCORES
+
+#: Keys that change the truth of an evaluation.
+SCORED_ON = ("data.", "dataset.", "window.", "evaluation.windows", "evaluation.horizon")
+
+#: {section: files with captions}, as `plots.compare_all` drew them.
+Figures = Mapping[str, Sequence[tuple[pathlib.Path, str]]]
 
 
-def blocks(
-    found: Mapping[str, Any], pictures: Mapping[str, Sequence[tuple[pathlib.Path, str]]], home: pathlib.Path
-) -> list[Block]:
-    """Every part of the report.
+def blocks(found: Mapping[str, Any], figures: Figures, home: pathlib.Path) -> list[Block]:
+    """The elements of the report, in order.
 
     Args:
       found: the contents of comparison.json.
-      pictures: {section: files with captions} as `plots.compare_all` drew them.
+      figures: of each section.
       home: directory of the report.
     """
 
     def drawn(section: str) -> list[Block]:
-        return [Picture(path, home, caption) for path, caption in pictures[section]]
+        return [Figure(path, home, caption) for path, caption in figures[section]]
 
-    swept = [Heading("What was swept"), *drawn("sweeps")] if found["swept"] else []
+    spectra = "Power at each wavenumber at the last lead: small wavenumbers are large structures."
     return [
         *_introduction(found),
-        Heading("What came out"),
+        Heading("Results"),
         tables.summary_table(found),
         *_verdicts(found),
         Heading("Are these runs comparable?"),
         *_comparable(found),
-        *swept,
+        *([Heading("What was swept"), *_swept(found), *drawn("sweeps")] if found["validation"] else []),
         Heading("Error over lead time"),
         *drawn("curves"),
         *tables.lead_tables(found),
-        Heading("Spectra"),
-        Text(
-            "Power of the structures of each size at the last lead: small wavenumbers are large structures."
-        ),
-        *drawn("spectra"),
-        Heading("Samples"),
-        *drawn("samples"),
+        *([Heading("Spectra"), Text(spectra), *drawn("spectra")] if figures["spectra"] else []),
+        *([Heading("Samples"), *drawn("samples")] if figures["samples"] else []),
         Heading("Cost"),
         *tables.cost_table(found),
         Heading("All scores"),
@@ -53,16 +54,26 @@ def blocks(
 
 
 def _introduction(found: Mapping[str, Any]) -> list[Block]:
-    methods = list(dict.fromkeys(group["method"] for group in found["groups"]))
+    methods = list(dict.fromkeys(_method(group) for group in found["groups"]))
     shown = [name for name in tables.OVER_LEADS if any(name in group["scores"] for group in found["groups"])]
-    meanings = [(name, words.SCORES[name][0].format(found["unit"]), words.SCORES[name][1]) for name in shown]
+    meanings = [
+        (name, SCORES[name].plain.format(unit=found["unit"]), words.BETTER[SCORES[name].better])
+        for name in shown
+    ]
     return [
         Text(words.INTRODUCTION),
-        Items([f"**{method}**: {words.METHODS[method]}" for method in methods]),
+        Items(methods),
         Text(words.ENSEMBLE),
         Table(("every run", ""), _budget(found), words=True),
         Table(("score", "what it says", "better"), meanings, words=True),
     ]
+
+
+def _method(group: Mapping[str, Any]) -> str:
+    """What a method does, and its equation, as far as they are known."""
+    equation = [f"`{group['equation']}`"] if group["equation"] else []
+    said = " ".join([*([group["summary"]] if group["summary"] else []), *equation])
+    return f"**{group['method']}**{': ' if said else ''}{said}"
 
 
 def _budget(found: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -70,7 +81,7 @@ def _budget(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     settings, groups = found["settings"], found["groups"]
     horizon = len(found["leads"])
     time = f"{horizon * found['interval']:.4g} {found['time_unit']}"
-    evaluations = _joined(g["cost"]["evaluations_per_frame"] for g in groups if g["method"] != "regression")
+    drawn = [group for group in groups if not group["deterministic"]] or groups
     rows = [
         ("data", str(settings["data.name"])),
         ("fields", f"{', '.join(found['fields'])} ({found['unit']})"),
@@ -81,11 +92,16 @@ def _budget(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("scored", f"{horizon} frames ({time}), {_joined(g['windows'] for g in groups)} test windows"),
         ("training", f"{settings['train.steps']} steps of {settings['train.batch_size']} windows"),
         ("parameters", _joined(g["cost"]["parameters"] for g in groups)),
-        ("evaluations a frame", evaluations),
-        ("members", _joined(g["members"] for g in groups if g["method"] != "regression")),
+        ("NFE a frame", _joined(_nfe(g) for g in drawn)),
+        ("members", _joined(g["members"] for g in drawn)),
         ("seeds", _joined(seed for g in groups for seed in g["seeds"])),
     ]
     return [(name, text) for name, text in rows if text]
+
+
+def _nfe(group: Mapping[str, Any]) -> str | None:
+    nfe = group["cost"]["nfe_per_frame"]
+    return None if nfe is None else f"{nfe:g}"
 
 
 def _joined(values: Iterable[Any]) -> str:
@@ -98,16 +114,13 @@ def _verdicts(found: Mapping[str, Any]) -> list[Block]:
     single = all(len(group["seeds"]) == 1 for group in found["groups"])
     items = []
     for name, best in found["best"].items():
-        first = f"**{name}**: {best['label']} is best"
+        first = words.BEST.format(name, best["label"])
         if best["resolved"] is None:
-            items.append(f"{first}; without a spread over seeds, the difference is not resolved.")
+            items.append(words.UNKNOWN.format(first))
         elif best["resolved"]:
-            items.append(f"{first}, by more than the spread of seeds.")
+            items.append(words.SIGNIFICANT.format(first))
         else:
-            close = "; ".join(best["seconds"])
-            items.append(
-                f"{first}, but within the spread of seeds of {close}: the difference is not resolved."
-            )
+            items.append(words.NOT_SIGNIFICANT.format(first, "; ".join(best["seconds"])))
     for name, baseline in found["baselines"].items():
         worse = [group["label"] for group in found["groups"] if _crps(group) >= _crps(baseline)]
         if worse:
@@ -115,7 +128,7 @@ def _verdicts(found: Mapping[str, Any]) -> list[Block]:
             items.append(
                 f"Not better than {name} in crps: {'all of them' if all_of_them else '; '.join(worse)}."
             )
-    rows = [f"**{name}**: {words.BASELINES[name]}" for name in found["baselines"] if name in words.BASELINES]
+    rows = [f"**{name}**: {BASELINES[name].plain}" for name in found["baselines"] if name in BASELINES]
     return [
         Text(words.MARKS),
         Text(words.SINGLE_SEED if single else words.SEEDS),
@@ -138,24 +151,48 @@ def _comparable(found: Mapping[str, Any]) -> list[Block]:
         verdict = [Text(words.COMPARABLE.format(said))]
     groups = found["groups"]
     options = [
-        f"{group['method']}: " + ", ".join(f"{key} {value}" for key, value in group["process"].items())
+        f"{group['method']}: " + ", ".join(f"`{key}` {value}" for key, value in group["options"].items())
         for group in groups
-        if group["process"]
+        if group["options"]
     ]
     options = list(dict.fromkeys(options))
-    notes = list(found["notes"])
-    if any(group["method"] == "regression" for group in groups):
-        notes.append(words.REGRESSION)
-    if any(group["process"].get("clock") == "init_rescaled" for group in groups):
-        notes.append(words.RESCALED)
-    more = [Text("The methods' own options:"), Items(options)] if options else []
+    notes = [*found["notes"], *_unlike(groups)]
+    more = [Text("The options of each method:"), Items(options)] if options else []
     return [*verdict, *([Items(notes)] if notes else []), *more]
+
+
+def _unlike(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What makes methods unlike one another that no setting says."""
+    notes = [
+        words.DETERMINISTIC.format(group["label"], group["cost"]["nfe_per_frame"])
+        for group in groups
+        if group["deterministic"]
+    ]
+    labels: dict[str, list[str]] = {}
+    for group in groups:
+        if _nfe(group) is not None and not group["deterministic"]:
+            labels.setdefault(_nfe(group), []).append(group["label"])
+    if len(labels) > 1:
+        said = (f"{nfe} in {' / '.join(some)}" for nfe, some in labels.items())
+        notes.append(words.OTHER_NFE.format("; ".join(said)))
+    if any(group["options"].get("process.clock") == "init_rescaled" for group in groups):
+        notes.append(words.RESCALED)
+    return notes
+
+
+def _swept(found: Mapping[str, Any]) -> list[Block]:
+    """How the swept values were chosen, and the scores they were chosen by."""
+    validation = found["validation"]
+    said = [words.SWEPT_TRUTH.format(key) for key in validation["swept"] if key.startswith(SCORED_ON)]
+    if validation["shortened"]:
+        said.append(words.SWEPT_LEADS.format(len(validation["leads"])))
+    return [Text(words.SWEPT), *([Items(said)] if said else []), tables.validation_table(validation)]
 
 
 def _commands(found: Mapping[str, Any]) -> list[Block]:
     return [
-        Text("This comparison; again, it trains nothing and writes the report anew:"),
+        Text("This comparison; re-running resumes, and once all is done writes the report again:"),
         Code([found["command"]]),
-        Text("Each run by itself:"),
+        Text("Each run on its own:"),
         Code([command for group in found["groups"] for command in group["commands"]]),
     ]

@@ -1,6 +1,6 @@
-"""Evaluations of several runs as one set of numbers: means and deviations over seeds, and which method is best.
+"""Evaluations of several runs as one set of numbers: mean and standard deviation over seeds, and the best method.
 
-A deviation over seeds has the divisor n - 1, and is None for a single seed.
+The standard deviation over seeds has the divisor n - 1, and is None for a single seed.
 """
 
 import json
@@ -14,13 +14,31 @@ from typing import Any
 
 import numpy as np
 
-from dydiff_jax.comparison import settings
+from dydiff_jax.comparison import schedule, settings
+from dydiff_jax.systems import SYSTEMS
 
 #: Scores of the summary, in its order: those that a table of a few columns can hold.
 MAIN = ("crps", "rmse", "spread_skill", "spectrum_error", "fsd", "mse_sum")
 
 #: Spectra that are drawn, where a results file has them; the first two replace the third.
 SPECTRA = ("energy_spectrum", "enstrophy_spectrum", "spectrum")
+
+#: Colour of a system that is not registered here.
+OTHER_COLOUR = "#56B4E9"
+
+#: Entries of metrics.json that this version reads.
+NEEDED = (
+    "method",
+    "seed",
+    "split",
+    "members",
+    "leads",
+    "system",
+    "evaluation",
+    "score_options",
+    "cost",
+    "scores",
+)
 
 #: Distance from the best possible value.
 COST = {"low": lambda x: x, "high": lambda x: -x, "one": lambda x: abs(x - 1)}
@@ -32,7 +50,7 @@ class Entry:
 
     Attributes:
       label: entries of one label differ in their seed only.
-      method: name of the process.
+      method: name of the system.
       swept: {key: value} of the sweeps that it has.
       run: directory of the trained run.
       folder: of the evaluation.
@@ -51,12 +69,22 @@ class Entry:
         return json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
 
 
+def entry_of(run: schedule.Run, folder: pathlib.Path) -> Entry:
+    """The evaluation of a run as it takes part.
+
+    Args:
+      run: of the comparison.
+      folder: of the evaluation.
+    """
+    return Entry(run.label, run.method, run.swept, run.directory, folder, run.command)
+
+
 def elsewhere(directories: Sequence[str]) -> list[Entry]:
     """The newest finished evaluation of each run outside the comparison.
 
     Raises:
       FileNotFoundError: one is not the directory of a run with a finished evaluation.
-      ValueError: one is there twice.
+      ValueError: one is there twice, or its evaluation lacks an entry that is compared.
     """
     places = [pathlib.Path(directory).resolve() for directory in directories]
     for place in places:
@@ -78,6 +106,17 @@ def _newest(run: pathlib.Path) -> Entry:
         raise FileNotFoundError(f"--also: {run} holds no finished evaluation; evaluate it with --mode=eval")
     folder = max(done, key=lambda path: tuple(int(part) for part in re.findall(r"\d+", path.name)))
     info = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    lacking = [name for name in NEEDED if name not in info]
+    if lacking:
+        raise ValueError(
+            f"--also: {folder / 'metrics.json'}: expected the entries {', '.join(NEEDED)}, found none of "
+            f"{', '.join(lacking)}; score the run again with --mode=eval"
+        )
+    if schedule.DECIDES not in info["scores"][info["method"]]:
+        raise ValueError(
+            f"--also: {folder / 'metrics.json'}: expected the score {schedule.DECIDES}, found "
+            f"{list(info['scores'][info['method']])}; add it to config.scores.names and score the run again"
+        )
     return Entry(f"{info['method']} ({run})", info["method"], {}, run, folder, info["command"])
 
 
@@ -95,10 +134,7 @@ def compare(entries: Sequence[Entry], home: pathlib.Path, command: str) -> dict[
     """
     infos = [entry.info() for entry in entries]
     labels = list(dict.fromkeys(entry.label for entry in entries))
-    groups = []
-    for label in labels:
-        chosen = [i for i, entry in enumerate(entries) if entry.label == label]
-        groups.append(_group([entries[i] for i in chosen], [infos[i] for i in chosen], home))
+    groups = grouped(entries, infos, home)
     made = {
         (entry.label, info["seed"]): settings.of_evaluation(entry.run, info)
         for entry, info in zip(entries, infos, strict=True)
@@ -122,19 +158,42 @@ def compare(entries: Sequence[Entry], home: pathlib.Path, command: str) -> dict[
     }
 
 
+def grouped(
+    entries: Sequence[Entry], infos: Sequence[Mapping[str, Any]], home: pathlib.Path
+) -> list[dict[str, Any]]:
+    """What the runs of each label scored together, in the order of the labels.
+
+    Args:
+      entries: of the comparison.
+      infos: metrics.json of each.
+      home: directory of the comparison.
+    """
+    methods = list(dict.fromkeys(entry.method for entry in entries))
+    found = []
+    for label in dict.fromkeys(entry.label for entry in entries):
+        chosen = [i for i, entry in enumerate(entries) if entry.label == label]
+        group = _group([entries[i] for i in chosen], [infos[i] for i in chosen], home)
+        found.append(group | {"number": methods.index(group["method"])})
+    return found
+
+
 def _group(
     entries: Sequence[Entry], infos: Sequence[Mapping[str, Any]], home: pathlib.Path
 ) -> dict[str, Any]:
     """What the runs of one label scored together."""
     first, own = entries[0], [info["scores"][info["method"]] for info in infos]
-    process = json.loads((first.run / "config.json").read_text(encoding="utf-8"))["process"]
+    members, config = _members(own[0]), settings.read_config(first.run, infos[0])
+    system = {k: v for k, v in config["system"].items() if k != "name" and k not in infos[0]["system"]}
     return {
         "label": first.label,
         "method": first.method,
+        **_known(first.method),
         "swept": dict(first.swept),
-        "process": process,
+        "options": settings.flatten(system),
+        "networks": {role: _network(section) for role, section in config["networks"].items()},
         "seeds": [info["seed"] for info in infos],
-        "members": _members(own[0]),
+        "members": members,
+        "deterministic": members == 1 < infos[0]["members"],
         "windows": infos[0]["windows"],
         "leads": infos[0]["leads"],
         "folders": [pathlib.Path(os.path.relpath(entry.folder, home)).as_posix() for entry in entries],
@@ -143,6 +202,18 @@ def _group(
         "spectra": {name: _spectrum([scores[name] for scores in own]) for name in SPECTRA if name in own[0]},
         "cost": _cost([info.get("cost", {}) for info in infos]),
     }
+
+
+def _known(method: str) -> dict[str, str]:
+    """What the registry says of a system; a name alone where a run comes from elsewhere."""
+    if method not in SYSTEMS:
+        return {"summary": "", "equation": "", "colour": OTHER_COLOUR}
+    entry = SYSTEMS[method]
+    return {"summary": entry.summary, "equation": entry.equation, "colour": entry.colour}
+
+
+def _network(section: Mapping[str, Any]) -> str:
+    return f"{section['name']} {section['size']}"
 
 
 def _scores(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -187,7 +258,7 @@ def _plain(values: np.ndarray) -> list[float | None]:
 
 
 def _cost(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Parameters and evaluations, times over seeds, and the devices they were measured on."""
+    """Parameters, work a frame, times over seeds, and the devices they were measured on."""
     times = {}
     for name in ("training_seconds", "steps_per_second"):
         times[name] = over_seeds([run.get(name) for run in runs])
@@ -195,8 +266,7 @@ def _cost(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         [run["sampling_seconds"] / run["frames"] if run.get("frames") else None for run in runs]
     )
     return {
-        "parameters": runs[0].get("parameters"),
-        "evaluations_per_frame": runs[0].get("evaluations_per_frame"),
+        **{name: runs[0].get(name) for name in ("parameters", "nfe_per_frame", "gflop_per_frame")},
         **times,
         "devices": sorted({run["device"] for run in runs if "device" in run}),
     }
@@ -224,8 +294,9 @@ def best(groups: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any] | Non
     """Which group is best in a score, and which others lie within the spread of seeds.
 
     Returns:
-      None where fewer than two groups have the score; else "label", "seconds" (labels that `apart` does not tell
-      from it), and "resolved": whether there are none, None where no deviation is known.
+      None where fewer than two groups have the score; else "label", "seconds" (labels that are not significantly
+      different from it, as `significant` says), and "resolved": whether there are none, None where no deviation is
+      known.
     """
     found = {g["label"]: summary(g["scores"], name) for g in groups}
     found = {label: entry for label, entry in found.items() if entry}
@@ -234,17 +305,17 @@ def best(groups: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any] | Non
         return None
     cost = {label: COST[better](entry["mean"]) for label, entry in found.items()}
     first, second = sorted(cost, key=cost.get)[:2]
-    told = {
-        label: apart(found[first], found[label], cost[label] - cost[first])
+    differs = {
+        label: significant(found[first], found[label], cost[label] - cost[first])
         for label in cost
         if label != first
     }
-    seconds = [label for label, known in told.items() if known is False]
-    return {"label": first, "seconds": seconds, "resolved": None if told[second] is None else not seconds}
+    seconds = [label for label, known in differs.items() if known is False]
+    return {"label": first, "seconds": seconds, "resolved": None if differs[second] is None else not seconds}
 
 
-def apart(one: Mapping[str, Any], other: Mapping[str, Any], difference: float) -> bool | None:
-    """Whether two means over seeds differ by more than sqrt(s_1^2 + s_2^2), s the deviations over seeds.
+def significant(one: Mapping[str, Any], other: Mapping[str, Any], difference: float) -> bool | None:
+    """Whether two means over seeds differ by more than their combined std, sqrt(s_1^2 + s_2^2), s that over seeds.
 
     Where one of them is a single seed, the deviation of the other stands for both; None where both are.
     """

@@ -1,22 +1,29 @@
-"""The runs of a comparison, from what the command line asks for; every config is checked before the first starts."""
+"""The runs of a comparison, from what the command line asks for; every config is checked before the first starts.
+
+Without a sweep every run is trained and scored on the test split. With one, every swept point is scored on the
+validation split, and the point that is chosen there on the test split.
+"""
 
 import itertools
 import pathlib
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dydiff_jax import build
 from dydiff_jax.comparison.settings import flatten
 from dydiff_jax.config import choose, closest, plain
-from dydiff_jax.runs.directory import EVALUATION_SECTIONS
+from dydiff_jax.evaluation import evaluate
+from dydiff_jax.runs import commands
+from dydiff_jax.runs import directory as run_directory
+from dydiff_jax.systems import SYSTEMS
 
-#: Sections that a method sets itself: a regression has no noise to remove and is evaluated once.
-FIXED = {"regression": ("sampler",)}
+#: The score that every comparison needs: swept values are chosen by it, and baselines compared in it.
+DECIDES = "crps"
 
 #: Keys that flags of their own set.
-FLAGS = {"seed": "--seeds", "method": "--methods"}
+FLAGS = {"seed": "--seeds", "system.name": "--methods"}
 
 #: Reads the config of ``FILE:argument`` with overrides ``--config.key=value``, as the command line of a run does.
 Reader = Callable[[str, Sequence[str]], Any]
@@ -28,7 +35,7 @@ class Request:
 
     Attributes:
       config: FILE[:key=value,...], without a method.
-      methods: names in build.METHODS.
+      methods: names of systems, checked once the config file is imported, which may register its own.
       seeds: of training.
       sweeps: {SECTION.KEY: values, as text}.
       overrides: {SECTION.KEY: value, as text}.
@@ -77,8 +84,6 @@ class Request:
             workdir=pathlib.Path(workdir),
         )
         _unique("--seeds", ",".join(map(str, request.seeds)))  # 0 and 00 are one seed
-        for method in request.methods:
-            choose(build.METHODS, method, "--methods")
         for key in request.overrides.keys() & request.sweeps.keys():
             raise ValueError(f"--config.{key} and --sweep={key}: expected one of them, found both")
         return request
@@ -86,17 +91,18 @@ class Request:
 
 @dataclass(frozen=True)
 class Run:
-    """One call of ``runs.train`` or ``runs.evaluate_run``.
+    """One call of ``commands.train`` or ``commands.evaluate_run``.
 
     Attributes:
-      method: name in build.METHODS.
+      method: name of the system.
       swept: {key: value} of the sweeps that this run has.
       seed: of training.
       directory: of the trained run.
       raw: its config.
-      command: the shell line that repeats it.
+      line: the shell words that repeat it, but for mode and split.
       trains: whether it is trained, or evaluated with other options than it was trained with.
       reported: False where only evaluations with swept options are compared.
+      split: on which it is scored, "test" or "valid".
     """
 
     method: str
@@ -104,19 +110,41 @@ class Run:
     seed: int
     directory: pathlib.Path
     raw: Any
-    command: str
+    line: tuple[str, ...]
     trains: bool
     reported: bool
+    split: str = "test"
+
+    @property
+    def label(self) -> str:
+        """Method and what was swept: runs of one label differ in their seed only."""
+        return label(self.method, self.swept)
 
     @property
     def name(self) -> str:
         """Method, what was swept, and the seed."""
-        return ", ".join([label(self.method, self.swept), f"seed {self.seed}"])
+        return f"{self.label}, seed {self.seed}"
+
+    @property
+    def command(self) -> str:
+        """The shell line that repeats it."""
+        mode = [] if self.trains else ["--mode=eval"]
+        split = [] if self.split == "test" else [f"--split={self.split}"]
+        return shlex.join([*self.line, *mode, *split])
 
     @property
     def task(self) -> str:
         """What is done, in words."""
-        return "train and evaluate" if self.trains else "evaluate"
+        split = {"test": "test", "valid": "validation"}[self.split]
+        return f"{'train and evaluate' if self.trains else 'evaluate'} on the {split} split"
+
+    def evaluation(self) -> pathlib.Path | None:
+        """The folder of its evaluation, or None while that is not finished; no data are opened."""
+        config = build.load(self.raw)
+        run = build.build(config, build.spec_card(config))
+        header = commands.describe(run, run.stages[-1].recipe.train.steps, self.split)
+        folder = evaluate.evaluation_folder(self.directory, header)
+        return folder if evaluate.is_done(folder) else None
 
 
 @dataclass(frozen=True)
@@ -124,12 +152,37 @@ class Plan:
     """All runs of a comparison.
 
     Attributes:
-      runs: in order, every method of the first seed before the second seed.
+      runs: in order, every method of the first seed before the second seed; a swept method has several for each seed.
       partial: {key: methods that have it} of the overrides and sweeps that some methods do not have.
     """
 
     runs: tuple[Run, ...]
     partial: Mapping[str, tuple[str, ...]]
+
+    @property
+    def searched(self) -> tuple[Run, ...]:
+        """Every point of the swept methods, scored on the validation split."""
+        swept = self._swept()
+        return tuple(replace(run, split="valid") for run in self.runs if run.method in swept)
+
+    @property
+    def num_tested(self) -> int:
+        """Runs that are scored on the test split: one for each method and seed."""
+        return len({(run.method, run.seed) for run in self.runs})
+
+    def tested(self, chosen: Collection[str]) -> tuple[Run, ...]:
+        """The runs that are scored on the test split: methods that are not swept, and chosen points.
+
+        Args:
+          chosen: labels of points.
+        """
+        swept = self._swept()
+        return tuple(
+            run for run in self.runs if run.method not in swept or (run.reported and run.label in chosen)
+        )
+
+    def _swept(self) -> set[str]:
+        return {run.method for run in self.runs if run.swept}
 
 
 def label(method: str, swept: Mapping[str, Any]) -> str:
@@ -141,11 +194,12 @@ def make(request: Request, read: Reader) -> Plan:
     """Every run of a request, with its config read and checked.
 
     Raises:
-      ValueError: a key that no method has, or a config that cannot be built, with the run at fault.
+      ValueError: an unknown method, a key that no method has, or a config that cannot be built, with the run at fault.
     """
     file, _, rest = request.config.partition(":")
     arguments = {m: f"{file}:{m}" + (f",{rest}" if rest else "") for m in request.methods}
-    defaults = {method: flatten(plain(read(argument, ()))) for method, argument in arguments.items()}
+    configs = {method: _config(method, argument, read) for method, argument in arguments.items()}
+    defaults = {method: flatten(config) for method, config in configs.items()}
     owners = {}
     for flag, keys in (("--config.", request.overrides), ("--sweep=", request.sweeps)):
         owners |= {key: _owners(flag, key, defaults) for key in keys}
@@ -155,13 +209,29 @@ def make(request: Request, read: Reader) -> Plan:
         fixed = [f"--config.{key}={request.overrides[key]}" for key in keys if key in request.overrides]
         sweeps = {key: request.sweeps[key] for key in keys if key in request.sweeps}
         maker = _Maker(method, argument, seed, (*fixed, f"--config.seed={seed}"), request.workdir, read)
-        runs += maker.runs(sweeps)
+        free = {key for key in sweeps if _is_free(key, configs[method])}
+        runs += maker.runs(sweeps, free)
     names = [run.name for run in runs if run.reported]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"--sweep: expected every run once, found {name} {names.count(name)} times")
     partial = {key: methods for key, methods in owners.items() if len(methods) < len(request.methods)}
     return Plan(tuple(runs), partial)
+
+
+def _config(method: str, argument: str, read: Reader) -> dict[str, Any]:
+    """The config of a method before overrides. Reading it imports the config file, which may register systems."""
+    try:
+        config = plain(read(argument, ()))
+    except ValueError:
+        choose(SYSTEMS, method, "--methods")  # the likelier cause
+        raise
+    choose(SYSTEMS, method, "--methods")
+    if config["system"]["name"] != method:
+        raise ValueError(
+            f"--config={argument}: expected a config of the system {method!r}, found {config['system']['name']!r}"
+        )
+    return config
 
 
 @dataclass(frozen=True)
@@ -175,15 +245,14 @@ class _Maker:
     workdir: pathlib.Path
     read: Reader
 
-    def runs(self, sweeps: Mapping[str, Sequence[str]]) -> list[Run]:
-        """Trains each product of the swept keys that change weights; evaluates each product of the others."""
-        free = {key: values for key, values in sweeps.items() if key.split(".")[0] in EVALUATION_SECTIONS}
-        others = {key: values for key, values in sweeps.items() if key not in free}
+    def runs(self, sweeps: Mapping[str, Sequence[str]], free: Collection[str]) -> list[Run]:
+        """Train each product of the swept keys that change weights; evaluate each product of those that are free."""
+        products = _product({key: values for key, values in sweeps.items() if key in free})
         made = []
-        for trained in _product(others):
+        for trained in _product({key: values for key, values in sweeps.items() if key not in free}):
             made.append(self.run(trained, {}, reported=not free))
             if free:
-                made += [self.run(trained, evaluated, reported=True) for evaluated in _product(free)]
+                made += [self.run(trained, evaluated, reported=True) for evaluated in products]
         return made
 
     def run(self, trained: Mapping[str, str], evaluated: Mapping[str, str], reported: bool) -> Run:
@@ -193,43 +262,55 @@ class _Maker:
         name = f"{label(self.method, swept)}, seed {self.seed}"
         try:
             raw = self.read(self.argument, flags)
-            build.load(raw)
+            found = flatten(plain(raw))
+            for key in swept:
+                if isinstance(found[key], list | tuple):
+                    raise ValueError(f"--sweep={key}: expected a key that holds one value, found a sequence")
+            names = build.load(raw).scores.names
+            if names is not None and DECIDES not in names:
+                raise ValueError(f"config.scores.names: expected {DECIDES} among them, found {names}")
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-        found = flatten(plain(raw))
         folder = ",".join(f"{key}={found[key]}" for key in trained)
         directory = self.workdir / self.method / folder / f"seed_{self.seed}"
-        mode = ["--mode=eval"] if evaluated else []
-        command = ["python", "-m", "dydiff_jax.main", f"--config={self.argument}", f"--workdir={directory}"]
+        line = (
+            "python",
+            "-m",
+            "dydiff_jax.main",
+            f"--config={self.argument}",
+            f"--workdir={directory}",
+            *flags,
+        )
         return Run(
             method=self.method,
             swept={key: found[key] for key in swept},
             seed=self.seed,
             directory=directory,
             raw=raw,
-            command=shlex.join([*command, *flags, *mode]),
+            line=line,
             trains=not evaluated,
             reported=reported,
         )
 
 
 def _owners(flag: str, key: str, defaults: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    """The methods that have a key and leave it to the user."""
+    """The methods whose config has a key."""
     if key in FLAGS:
         raise ValueError(f"{flag}{key}: expected {FLAGS[key]}, which sets it for every run")
-    owners = tuple(
-        method
-        for method, found in defaults.items()
-        if key in found and key.split(".")[0] not in FIXED.get(method, ())
-    )
+    owners = tuple(method for method, found in defaults.items() if key in found)
     if not owners:
         known = sorted(set(itertools.chain.from_iterable(defaults.values())))
         raise ValueError(
             f"{flag}{key}: no method of {', '.join(defaults)} takes this key{closest(key, known)}"
         )
-    if flag == "--sweep=" and isinstance(defaults[owners[0]][key], list | tuple):
-        raise ValueError(f"{flag}{key}: expected a key that holds one value, found a sequence")
     return owners
+
+
+def _is_free(key: str, config: Mapping[str, Any]) -> bool:
+    """Whether a trained run can be evaluated with another value: another start or source makes another run."""
+    moved = run_directory.moved_keys(config)
+    free = [section for section in run_directory.free_keys(config) if section not in moved]
+    return any(key == section or key.startswith(f"{section}.") for section in free)
 
 
 def _product(sweeps: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:

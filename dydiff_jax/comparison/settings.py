@@ -1,4 +1,4 @@
-"""What runs were made with, and what differs between them beside what was to be compared."""
+"""Settings of each run, and unintended differences between runs."""
 
 import json
 import pathlib
@@ -8,25 +8,34 @@ from typing import Any
 
 #: Keys that change neither data, weights nor scores, beyond round-off.
 HARMLESS = (
-    "size",
     "mesh",
+    "loader",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_last",
     "train.keep_every",
+    "train.keep_best",
+    "train.validate_every",
+    "train.stuck_after",
     "evaluation.chunk",
     "evaluation.saved",
-    "evaluation.regression",
+    "evaluation.figures",
+    "evaluation.beside",
+    "evaluation.valid_windows",
+    "evaluation.valid_members",
 )
 
 #: Names of runs in a line; the most common value of a setting that more have is that of all others.
 MAX_NAMED = 3
 
 #: What is compared: expected to differ.
-COMPARED = ("method", "process", "seed")
+COMPARED = ("system.name", "system.process", "seed")
+
+#: Sections whose keys exist for the systems that take them: runs without a key are not compared in it.
+OWN = ("system", "networks")
 
 #: Entries of metrics.json that an evaluation was made with, and the sections of the config that they stand for.
-EVALUATED = {"sampler": "sampler", "evaluation": "evaluation", "score_options": "scores"}
+EVALUATED = {"system": "system", "evaluation": "evaluation", "score_options": "scores"}
 
 
 @dataclass(frozen=True)
@@ -59,27 +68,50 @@ def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def read_config(run: pathlib.Path, info: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of one evaluation: config.json of the run, with the options that the evaluation was made with.
+
+    Args:
+      run: directory of the trained run.
+      info: metrics.json of the evaluation; its "system" holds the sub-sections that are free at evaluation.
+    """
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    for name, section in EVALUATED.items():
+        config[section] = {**config[section], **info[name]}
+    return config
+
+
 def of_evaluation(run: pathlib.Path, info: Mapping[str, Any]) -> dict[str, Any]:
-    """Every setting of one evaluation: config.json, but what was evaluated with, and what was found in the data.
+    """Every setting of one evaluation: its config, and what was found in the data.
 
     Args:
       run: directory of the trained run.
       info: metrics.json of the evaluation.
     """
-    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    config |= {section: info[name] for name, section in EVALUATED.items()}
+    config = read_config(run, info)
     card = json.loads((run / "statistics.json").read_text(encoding="utf-8"))
-    missing = config["train"]["steps"] - info["step"]
-    found = {"steps not trained": missing, "leads scored": info["leads"], "statistics of the data": card}
+    found = {
+        "steps not trained": _steps_missing(config, info),
+        "leads scored": info["leads"],
+        "statistics of the data": card,
+    }
     return flatten({**config, **found})
+
+
+def _steps_missing(config: Mapping[str, Any], info: Mapping[str, Any]) -> int:
+    """Steps that the last training stage lacks; a stage may have a length of its own."""
+    stages = config.get("stages", {}).values()
+    lengths = [config["train"]["steps"], *(stage.get("train", {}).get("steps") for stage in stages)]
+    return 0 if info["step"] in lengths else config["train"]["steps"] - info["step"]
 
 
 def differences(
     settings: Mapping[tuple[str, int], Mapping[str, Any]], swept: Collection[str]
 ) -> list[Difference]:
-    """What differs between runs beyond method, process, seed and what was swept; a key that a run lacks is absent.
+    """What differs between runs beyond system, process, seed and what was swept.
 
-    The sampler of a regression is left out: it takes one evaluation, whatever the others take.
+    A key that a run lacks is absent there, but for a key of a system or network: a run whose system does not take
+    it is left out.
 
     Args:
       settings: {(label, seed) of the run: what `of_evaluation` returned}.
@@ -93,10 +125,10 @@ def differences(
             continue
         runs: dict[str, list[tuple[str, int]]] = {}
         for run, found in settings.items():
-            if key.startswith("sampler.") and found["method"] == "regression":
-                continue
-            value = json.dumps(found[key]) if key in found else "absent"
-            runs.setdefault(value, []).append(run)
+            if key in found:
+                runs.setdefault(json.dumps(found[key]), []).append(run)
+            elif not _within(key, OWN):
+                runs.setdefault("absent", []).append(run)
         if len(runs) > 1:
             listed.append(Difference(key, {value: _names(some, settings) for value, some in runs.items()}))
     return listed

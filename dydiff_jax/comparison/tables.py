@@ -17,7 +17,7 @@ FLOOR = "floor: truth against truth"
 
 
 def number(entry: Mapping[str, Any] | None) -> str:
-    """Mean over seeds ± deviation, with as many decimals as show four digits of the mean; a dash where undefined."""
+    """Mean over seeds ± standard deviation, with decimals for four digits of the mean; a dash where undefined."""
     if entry is None or entry["mean"] is None:
         return "-"
     mean, std = entry["mean"], entry["std"]
@@ -31,10 +31,10 @@ def number(entry: Mapping[str, Any] | None) -> str:
 
 
 def summary_table(found: Mapping[str, Any]) -> Table:
-    """The main scores of every group, the best ones bold, with the baselines and whether the best is told apart."""
+    """The main scores of groups and baselines, the best ones bold, and whether the best differs significantly."""
     groups, best = found["groups"], found["best"]
-    names = [name for name in MAIN if any(summary(g["scores"], name) for g in groups)]
-    heading = ["method", *(f"{name}{_where(found, name)}{_arrow(groups, name)}" for name in names)]
+    names = _shown(groups)
+    heading = ["method", *_headings(groups, names)]
     rows = []
     for group in groups:
         cells = [
@@ -44,25 +44,49 @@ def summary_table(found: Mapping[str, Any]) -> Table:
         rows.append([group["label"], *cells])
     for name, baseline in found["baselines"].items():
         rows.append([f"{name} (baseline)", *(number(summary(baseline["scores"], score)) for score in names)])
-    if "fsd" in names:
-        floor = next(s for s in (_floor(g) for g in groups) if s)
+    floor = next((s for s in map(_floor, groups) if s), None)
+    if "fsd" in names and floor:
         rows.append([FLOOR, *(number(floor) if name == "fsd" else "-" for name in names)])
     answers = {True: "yes", False: "no", None: "one seed"}
     told = [answers[best[name]["resolved"]] if name in best else "-" for name in names]
-    return Table(heading, [*rows, ["best told apart?", *told]] if best else rows)
+    return Table(heading, [*rows, ["best significantly different?", *told]] if best else rows)
+
+
+def validation_table(validation: Mapping[str, Any]) -> Table:
+    """The main scores of every swept point on the validation split, the chosen ones bold."""
+    groups = validation["groups"]
+    names = _shown(groups)
+    rows = [
+        [
+            _bold(group["label"], group["chosen"]),
+            *(number(summary(group["scores"], name)) for name in names),
+            "yes" if group["chosen"] else "",
+        ]
+        for group in groups
+    ]
+    return Table(["validation split", *_headings(groups, names), "chosen"], rows)
+
+
+def _shown(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The main scores that any group has."""
+    return [name for name in MAIN if any(summary(group["scores"], name) for group in groups)]
+
+
+def _headings(groups: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    return [f"{name}{_where(groups, name)}{_arrow(groups, name)}" for name in names]
 
 
 def _floor(group: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The floor at the lead at which the group's distance is given."""
-    last = group["scores"].get("fsd", {}).get("last")
-    return group["scores"]["fsd_floor"]["per_lead"][last["index"]] if last else None
+    last, floor = group["scores"].get("fsd", {}).get("last"), group["scores"].get("fsd_floor")
+    return floor["per_lead"][last["index"]] if last and floor else None
 
 
-def _where(found: Mapping[str, Any], name: str) -> str:
-    """At which lead a score stands that is no mean over leads."""
+def _where(groups: Sequence[Mapping[str, Any]], name: str) -> str:
+    """The lead of a score that is not a mean over leads."""
     if name != "fsd":
         return ""
-    last = {g["scores"]["fsd"]["last"]["index"] + 1 for g in found["groups"] if summary(g["scores"], "fsd")}
+    last = {g["scores"]["fsd"]["last"]["index"] + 1 for g in groups if summary(g["scores"], "fsd")}
     return f" at lead {last.pop()}" if len(last) == 1 else " at the last lead"
 
 
@@ -86,7 +110,7 @@ def lead_tables(found: Mapping[str, Any]) -> list[Block]:
         rows |= {
             n: b["scores"][name]["per_lead"] for n, b in found["baselines"].items() if name in b["scores"]
         }
-        if name == "fsd" and groups:
+        if name == "fsd" and groups and "fsd_floor" in groups[0]["scores"]:
             rows[FLOOR] = groups[0]["scores"]["fsd_floor"]["per_lead"]
         rows = {row: entries for row, entries in rows.items() if any(e["mean"] is not None for e in entries)}
         if groups and rows:
@@ -129,10 +153,12 @@ def cost_table(found: Mapping[str, Any]) -> list[Block]:
     """What training and sampling took."""
     heading = (
         "method",
+        "networks",
         "parameters",
-        "training (s)",
+        "NFE a frame",
+        "GFLOP a frame",
+        "training, all stages (s)",
         "training (steps/s)",
-        "evaluations a frame",
         "sampling (s per frame of a member)",
         "device",
     )
@@ -143,15 +169,21 @@ def cost_table(found: Mapping[str, Any]) -> list[Block]:
         rows.append(
             [
                 group["label"],
-                "-" if cost["parameters"] is None else f"{cost['parameters']:,}",
+                ", ".join(f"{role}: {network}" for role, network in group["networks"].items()),
+                _plain(cost["parameters"], ","),
+                _plain(cost["nfe_per_frame"], "g"),
+                _plain(cost["gflop_per_frame"], ".4g"),
                 number(cost["training_seconds"]),
                 number(cost["steps_per_second"]),
-                "-" if cost["evaluations_per_frame"] is None else str(cost["evaluations_per_frame"]),
                 number(cost["sampling_seconds_per_frame"]),
                 ", ".join(cost["devices"]) or "-",
             ]
         )
     return [Table(heading, rows), *([Text(words.OTHER_DEVICES)] if len(devices) > 1 else [])]
+
+
+def _plain(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def all_scores(found: Mapping[str, Any]) -> Table:

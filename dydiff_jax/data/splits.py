@@ -98,16 +98,11 @@ def make_splits(
             _places(trajectories, found.valid, scored, corners, options),
             _places(trajectories, found.test, scored, corners, options),
         )
-        if len(places.valid) == 0:
-            _check_split(
-                "validation",
-                _places(trajectories, found.valid, shape, corners, options),
-                shape,
-                trajectories,
-                options,
-            )
-    for name, wanted in (("training", shape), ("test", scored)):
-        _check_split(name, places[NAMES.index(name)], wanted, trajectories, options)
+    _check_split("training", places.train, shape, trajectories, options)
+    if len(places.valid) == 0 and options.split != "published":
+        short = _places(trajectories, found.valid, shape, corners, options)
+        _check_split("validation", short, shape, trajectories, options)
+    _check_split("test", places.test, scored, trajectories, options)
     trajectories.check_finite()
     shapes = Splits(shape, scored, scored)
     splits = Splits(*(Windows(trajectories, *each) for each in zip(shapes, places, strict=True)))

@@ -23,7 +23,7 @@ from dydiff_jax.types import Batch, DataSpec
 TABLE = "table.md"
 
 #: Entries of metrics.json that tell one evaluation of a checkpoint from another.
-EVALUATED_WITH = ("free", "evaluation", "score_options")
+EVALUATED_WITH = ("system", "evaluation", "score_options")
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,11 @@ CALIBRATION_WINDOWS = 64
 
 
 def train(
-    raw: ml_collections.ConfigDict, directory: pathlib.Path, command: str = "", began: float | None = None
+    raw: ml_collections.ConfigDict,
+    directory: pathlib.Path,
+    command: str = "",
+    began: float | None = None,
+    split: str = "test",
 ) -> pathlib.Path:
     """Train every stage to its last step, resuming where the run stopped, then evaluate.
 
@@ -53,6 +57,7 @@ def train(
       directory: of the run; all processes of a run share it.
       command: what makes this run, for the results file.
       began: when the process began, by ``time.monotonic``, for the time breakdown.
+      split: that is scored after training, "test" or "valid".
 
     Returns:
       The folder of the evaluation.
@@ -66,7 +71,7 @@ def train(
         run_directory.create_or_verify(
             directory, config.plain
         )  # another config is refused before data are made
-    splits = open_data(config)
+    splits = open_data(config, split)
     run_directory.create_or_verify(directory, config.plain)
     run = build.build(config, run_directory.keep_card(directory, data_card(config, splits)))
 
@@ -81,7 +86,7 @@ def train(
     session = Session(mesh, directory, began)
     initial = None if config.initial is None else pathlib.Path(config.initial)
     stages.train_stages(run.stages, examples, session, sections(config), validation, initial)
-    return score(run, splits, "test", mesh, directory, command, beside)
+    return score(run, splits, split, mesh, directory, command, beside)
 
 
 def evaluate_run(

@@ -12,18 +12,23 @@ from dydiff_jax.config import ConfigError, check_sections
 from dydiff_jax.diffusion.losses import mean_error
 from dydiff_jax.system import SYSTEMS, Entry, Parts, Recipe, Rule, Stage, Weights, Window
 from dydiff_jax.systems.windows import WindowNetwork, place_rows
-from dydiff_jax.types import Array, Batch, Denoiser, Frames, Keys, Params
+from dydiff_jax.types import Array, Batch, Denoiser, Frames, Keys, Params, over_frames
 
 #: Role of the network, that of the diffusion systems, which it is compared with; and name of the stage.
 DENOISER = "denoiser"
 
 
-def regress(denoise: Denoiser, context: Frames, num_forecast: int) -> Frames:
-    """x_hat = f(context, zeros) [b, p + k, *s]: log SNR is +inf on the context and -inf on what is to be forecast."""
-    x = jnp.pad(context, [(0, num_forecast if axis == 1 else 0) for axis in range(context.ndim)])
-    known = jnp.arange(x.shape[1]) < context.shape[1]
-    level = jnp.broadcast_to(jnp.where(known, jnp.inf, -jnp.inf).astype(x.dtype), x.shape[:2])
-    return denoise(x, level)
+def regress(denoise: Denoiser, x: Frames, num_context: int) -> Frames:
+    """x_hat = f(context, zeros) [b, p + k, *s]: log SNR is +inf on the context and -inf on what is to be forecast.
+
+    Args:
+      denoise: the network.
+      x: [b, p + k, *s], of which the p context frames are read.
+      num_context: p.
+    """
+    known = jnp.broadcast_to(jnp.arange(x.shape[1]) < num_context, x.shape[:2])
+    level = jnp.where(known, jnp.inf, -jnp.inf).astype(x.dtype)
+    return denoise(jnp.where(over_frames(known, x), x, 0), level)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +55,7 @@ class SquaredError:
         _, dropout_key = jax.random.split(key)
         denoise = self.network.bind(params, conditions, dropout_key)
         p = self.network.window.num_context
-        error = (regress(denoise, x0[:, :p], x0.shape[1] - p) - x0) ** 2
+        error = (regress(denoise, x0, p) - x0) ** 2
         active = jnp.broadcast_to(jnp.arange(x0.shape[1]) >= p, x0.shape[:2])
         return mean_error(error, active, batch.observed)[0], {}
 
@@ -102,7 +107,9 @@ class RegressionForecaster:
     def advance(self, weights: Weights, keys: Keys, batch: Batch, carry: Carry) -> tuple[Carry, Frames]:
         conditions = self.network.conditions(carry.context, batch, carry.blocks * self.block)
         denoise = self.network.bind(weights[DENOISER], conditions)
-        x = regress(denoise, carry.context, self.block)[:, -self.block :]
+        room = jnp.zeros((len(carry.context), self.block, *carry.context.shape[2:]), carry.context.dtype)
+        window = jnp.concatenate([carry.context, room], axis=1)
+        x = regress(denoise, window, carry.context.shape[1])[:, -self.block :]
         context = jnp.concatenate([carry.context, x], axis=1)[:, self.block :]
         carry = place_rows(Carry(context, carry.blocks + 1, carry.scale))
         return carry, self.network.codec.decode(weights, x, carry.scale)

@@ -17,7 +17,7 @@ from dydiff_jax.distributed import collectives, global_batch
 from dydiff_jax.runs import files
 from dydiff_jax.system import Stage, Weights
 from dydiff_jax.training.checkpoints.manager import Checkpoints
-from dydiff_jax.training.state import TrainState, run_keys
+from dydiff_jax.training.state import TrainState, abstract_state, run_keys
 from dydiff_jax.types import Batch
 
 FACTS = "step.json"
@@ -69,7 +69,7 @@ def read_facts(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def repeat(
-    folder: pathlib.Path, stage: Stage, frozen: Weights, abstract: TrainState, mesh: Mesh
+    folder: pathlib.Path, stage: Stage, frozen: Weights, mesh: Mesh
 ) -> tuple[dict[str, Any], list[str]]:
     """Compute loss and gradient of a bundle again.
 
@@ -77,7 +77,6 @@ def repeat(
       folder: of the bundle.
       stage: that was trained; ``facts["stage"]`` of the bundle names it.
       frozen: {stage: its EMA} of the stages that it needs, on the mesh.
-      abstract: shapes and shardings of the state.
       mesh: the device mesh.
 
     Returns:
@@ -90,6 +89,8 @@ def repeat(
     facts = read_facts(folder)
     if facts["stage"] != stage.name:
         raise ValueError(f"{folder}: expected a step of stage {stage.name}, found one of {facts['stage']}")
+    recipe = stage.recipe.folded(facts["number"])
+    abstract = abstract_state(stage.objective, recipe, mesh)
     with np.load(folder / "batch.npz") as archive:
         whole = Batch(**archive)
     size = len(whole.frames)
@@ -97,7 +98,7 @@ def repeat(
     with jax.set_mesh(mesh), Checkpoints(folder / "state", 1, None) as checkpoints:
         state, _ = checkpoints.restore(abstract)
         batch = global_batch.assemble(jax.tree.map(lambda leaf: leaf[rows], whole), rows, size, mesh)
-        key = jax.random.fold_in(run_keys(stage.recipe)[1], facts["step"])
+        key = jax.random.fold_in(run_keys(recipe)[1], facts["step"])
         differentiated = jax.jit(jax.value_and_grad(stage.objective.loss, has_aux=True))
         (value, _), grads = differentiated(state.params, dict(frozen), batch, key)
         wrong = jax.jit(lambda tree: jax.tree.map(lambda x: jnp.sum(~jnp.isfinite(x)), tree))

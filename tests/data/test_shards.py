@@ -69,7 +69,7 @@ def test_every_box_reads_what_was_written(small, tmp_path, form, dtype):
             np.testing.assert_array_equal(found.read(*box), original.read(*box))
     same = ("fields", "unit", "interval", "time_unit", "periodic_x", "mirror", "roles", "scale")
     assert all(getattr(found, name) == getattr(original, name) for name in same)
-    assert Shards(path).frame_shape == (10, 21, 2) and Shards(path).fields == ("u", "v")
+    assert Shards(path).spec()[:2] == ((10, 21, 2), ("u", "v"))
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -193,18 +193,18 @@ def change(name, value):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda p: (p / "manifest.json").write_text('{"version": 1'), "manifest.json: not the description"),
-        (change("version", 2), "manifest.json: not the description .*version 2"),
+        (lambda p: (p / "manifest.json").write_text('{"version": 2'), "manifest.json: not the description"),
+        (change("version", 1), "manifest.json: not the description .*version 1"),
         (change("colour", "red"), "manifest.json: not the description .*colour"),
         (change("chunk", [0, 5, 7]), "manifest.json: not the description .*sizes"),
         (change("format", "tar"), "manifest.json: not the description .*tar"),
-        (change("films", []), "manifest.json: not the description"),
+        (change("recordings", []), "manifest.json: not the description .*sizes"),
         (change("dtype", "float31"), "manifest.json: not the description .*float31"),
         (change("dtype", "int32"), "expected an array .* of int32, found .* of float32"),
         (lambda p: (p / "moments.npz").write_bytes(b"PK"), "moments.npz: not a whole file of moments"),
         (lambda p: np.savez(p / "moments.npz", sums=np.zeros(3)), "moments.npz: not a whole file of moments"),
         (
-            lambda p: np.savez(p / "moments.npz", **Moments(*[np.zeros((92, 2))] * 3)._asdict()),
+            lambda p: np.savez(p / "moments.npz", **Moments(*[np.zeros((92, 2))] * 5)._asdict()),
             r"moments.npz: expected moments of shapes",
         ),
     ],
@@ -279,8 +279,8 @@ def test_exported_data_are_those_of_the_config(tmp_path, form, capsys):
     other.window.update(num_context=1, num_forecast=2)
     streams = []
     for config in map(build.load, (raw, other)):
-        train = make_splits(config.data.load(), config.windows, 2).train
-        streams.append(TrainBatches(train, 4, 0, config.input).stream(0, range(4)))
+        train = make_splits(config.data.load(), config.dataset, 2).train
+        streams.append(TrainBatches(train, 4, 0, config.loader).stream(0, range(4)))
     for _ in range(20):
         np.testing.assert_array_equal(next(streams[0]).frames, next(streams[1]).frames)
 

@@ -161,8 +161,7 @@ def test_the_user_is_told_what_is_simulated_where(copied, monkeypatch, capfd):
 
 LOAD = """
 import json, sys
-from dydiff_jax.data.source import SOURCES
-import dydiff_jax.data
+from dydiff_jax.data.sources import SOURCES
 SOURCES[sys.argv[1]](**json.loads(sys.argv[2])).load()
 """
 

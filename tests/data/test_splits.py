@@ -1,4 +1,4 @@
-"""No frame of one part is in another, but in the published split, which is known to leak."""
+"""No frame of one split is in another, but in the published ones, which is known to leak."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from trajectories import counting
 
-from dydiff_jax.data import splits
+from dydiff_jax.data import spans
 from dydiff_jax.data.splits import DatasetOptions, make_splits
 
 
@@ -19,7 +19,7 @@ def read_frames(windows):
 @pytest.mark.parametrize("split", ["time", "trajectory", "given"])
 @pytest.mark.parametrize("window", [(1, 1), (2, 3)])
 @pytest.mark.parametrize("stride", [1, 3])
-def test_no_frame_is_in_two_parts(split, window, stride):
+def test_no_frame_is_in_two_splits(split, window, stride):
     trajectories = counting(roles=("train", "train", "test"))
     options = DatasetOptions(*window, split=split, stride=stride, fractions=(0.4, 0.3, 0.3))
     parts = make_splits(trajectories, options)
@@ -28,42 +28,42 @@ def test_no_frame_is_in_two_parts(split, window, stride):
         assert not one & other
 
 
-def test_time_split_leaves_a_window_between_the_parts():
+def test_time_split_leaves_a_window_between_the_splits():
     options = DatasetOptions(2, 3, split="time", fractions=(0.5, 0.2, 0.3))
     parts = make_splits(counting(lengths=(60, 40)), options)
     for number in (0, 1):
-        spans = [sorted(frame for n, frame in read_frames(part) if n == number) for part in parts]
-        for before, after in itertools.pairwise(spans):
+        read = [sorted(frame for n, frame in read_frames(part) if n == number) for part in parts]
+        for before, after in itertools.pairwise(read):
             assert after[0] - before[-1] - 1 == options.num_frames
-        assert spans[0][0] == 0 and spans[-1][-1] == (59, 39)[number]
+        assert read[0][0] == 0 and read[-1][-1] == (59, 39)[number]
 
 
 def test_time_split_follows_the_fractions():
-    spans = splits.by_time(counting(lengths=(1020,)), (0.7, 0.1, 0.2), gap=10)
-    assert [stop - start for ((_, start, stop),) in spans] == [700, 100, 200]
+    found = spans.by_time(counting(lengths=(1020,)), (0.7, 0.1, 0.2), gap=10)
+    assert [stop - start for ((_, start, stop),) in found] == [700, 100, 200]
 
 
-def test_a_part_of_fraction_zero_takes_no_frame_and_no_gap():
+def test_a_split_of_fraction_zero_takes_no_frame_and_no_gap():
     parts = make_splits(counting(lengths=(30,)), DatasetOptions(1, 1, fractions=(1.0, 0.0, 0.0)))
     assert len(parts.train) == 29 and len(parts.valid) == len(parts.test) == 0
 
 
-def test_trajectory_split_tests_on_the_last_and_needs_one_for_each_part():
-    train, valid, test = splits.by_trajectory(counting(lengths=(9,) * 10), (0.7, 0.1, 0.2))
+def test_trajectory_split_tests_on_the_last_and_needs_one_for_each_split():
+    train, valid, test = spans.by_trajectory(counting(lengths=(9,) * 10), (0.7, 0.1, 0.2))
     assert [span.trajectory for span in train + valid + test] == list(range(10))
     assert (len(train), len(valid), len(test)) == (7, 1, 2)
     with pytest.raises(ValueError, match=r'2 trajectories leave none.*split "time"'):
-        splits.by_trajectory(counting(lengths=(9, 9)), (0.7, 0.1, 0.2))
+        spans.by_trajectory(counting(lengths=(9, 9)), (0.7, 0.1, 0.2))
 
 
 def test_given_split_holds_out_the_last_training_trajectories():
-    train, valid, test = splits.given(
+    train, valid, test = spans.given(
         counting(lengths=(9,) * 5, roles=("train", "test", "train", "train", "train")), (0.6, 0.25, 0.15)
     )
     numbers = [[span.trajectory for span in part] for part in (train, valid, test)]
     assert numbers == [[0, 2, 3], [4], [1]]
     with pytest.raises(ValueError, match="without a split"):
-        splits.given(counting(), (0.7, 0.1, 0.2))
+        spans.given(counting(), (0.7, 0.1, 0.2))
 
 
 def test_published_split_is_that_of_tf_net_and_leaks():
@@ -92,8 +92,8 @@ def test_published_split_refuses_other_data(trajectories, window, message):
         make_splits(counting(**trajectories, c=1), DatasetOptions(*window, split="published", crop=1))
 
 
-def test_too_few_frames_name_the_part_and_what_to_do():
-    with pytest.raises(ValueError, match=r"the training part holds no window of 15 frames.*\[30, 40\]"):
+def test_too_few_frames_name_the_split_and_what_to_do():
+    with pytest.raises(ValueError, match=r"the training split holds no window of 15 frames.*\[30, 40\]"):
         make_splits(counting(), DatasetOptions(4, 11))
 
 

@@ -22,8 +22,7 @@ MESHES = {"one": meshes.MeshOptions(data=1), "eight": meshes.MeshOptions(data=2,
 
 def repeat(bundle, mesh, stage=None, frozen=None):
     stage = stage or toy.make_stage(**RUN)
-    abstract = state.abstract_state(stage.objective, stage.recipe, mesh)
-    return bad_step.repeat(bundle, stage, frozen or {}, abstract, mesh), abstract
+    return bad_step.repeat(bundle, stage, frozen or {}, mesh)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,9 @@ def test_the_bundle_holds_the_state_before_the_step(poisoned, name):
     mesh, workdir = meshes.make_mesh(MESHES[name]), poisoned[name]
     (bundle,) = bad_step.bundles(workdir)
     assert bundle == bad_step.folder_of(workdir, "toy", 9)
-    (facts, _), abstract = repeat(bundle, mesh)
+    facts, _ = repeat(bundle, mesh)
+    stage = toy.make_stage(**RUN)
+    abstract = state.abstract_state(stage.objective, stage.recipe, mesh)
     assert (facts["stage"], facts["number"], facts["step"], facts["loss"]) == ("toy", 0, 9, "nan")
     assert facts["examples"] == [f"window-{n}" for n in range(72, 80)]
     with jax.set_mesh(mesh), checkpoints.Checkpoints(bundle / "state", 1, None) as bad:
@@ -58,7 +59,7 @@ def test_the_bundle_holds_the_state_before_the_step(poisoned, name):
 
 def test_repeating_says_what_is_not_finite(poisoned):
     """Of a poisoned batch: the batch, the loss, every gradient."""
-    (_, lines), _ = repeat(bad_step.folder_of(poisoned["one"], "toy", 9), meshes.make_mesh(MESHES["one"]))
+    _, lines = repeat(bad_step.folder_of(poisoned["one"], "toy", 9), meshes.make_mesh(MESHES["one"]))
     assert lines == [
         "loss: nan",
         "batch frames: 8 values are not finite",
@@ -74,7 +75,7 @@ def test_a_step_is_repeated_with_its_own_noise(tmp_path, poisoned):
     mesh, bundle = meshes.make_mesh(MESHES["one"]), tmp_path / "bundle"
     shutil.copytree(bad_step.folder_of(poisoned["one"], "toy", 9), bundle)
     np.savez(bundle / "batch.npz", frames=toy.make_examples().rows(9, range(8)).frames)
-    (_, lines), _ = repeat(bundle, mesh)
+    _, lines = repeat(bundle, mesh)
     toy.train(tmp_path / "whole", mesh, log_every=1, **RUN)
     logged = [
         json.loads(line)["loss"] for line in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()
@@ -85,7 +86,7 @@ def test_a_step_is_repeated_with_its_own_noise(tmp_path, poisoned):
 def test_repeating_tells_a_whole_batch_from_a_broken_model(tmp_path):
     """The logarithm of a parameter that has turned negative, at the step at which it does; of a second stage.
 
-    The loss reads frozen weights, and the keys are those of the second stage.
+    The loss reads frozen weights, and the keys are those of the second stage, which the bundle knows.
     """
     mesh, made = meshes.make_mesh(MESHES["one"]), toy.make_objective()
 
@@ -102,7 +103,8 @@ def test_repeating_tells_a_whole_batch_from_a_broken_model(tmp_path):
     facts = bad_step.read_facts(bundle)
     assert bundle.name == f"bad_step_second_{facts['step']}" and facts["number"] == 1
     assert str(error.value).startswith(f"stage second, step {facts['step']} ")
-    (_, lines), _ = repeat(bundle, mesh, broken, frozen)
+    unnumbered = dataclasses.replace(broken, recipe=broken.recipe.folded(0))
+    _, lines = repeat(bundle, mesh, unnumbered, frozen)
     assert lines[0] == "loss: nan"
     assert not any(line.startswith(("batch", "parameter")) for line in lines)
     with pytest.raises(ValueError, match="expected a step of stage toy, found one of second"):

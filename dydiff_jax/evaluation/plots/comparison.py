@@ -1,6 +1,6 @@
-"""The pictures of a comparison of methods, from comparison.json and the forecasts of the runs that it names.
+"""The figures of a comparison of methods, from comparison.json and the forecasts of the runs that it names.
 
-A method has one colour in all of them; variants of it are lighter and have lines and markers of their own.
+A method has one colour in all of them, that of comparison.json; variants of it are lighter and differ in their lines.
 """
 
 import functools
@@ -17,17 +17,17 @@ from matplotlib.figure import Figure
 
 from dydiff_jax.evaluation.plots import samples
 from dydiff_jax.evaluation.plots.draw import DPI, write
-from dydiff_jax.evaluation.plots.figures import COLOURS, MARKERS
+from dydiff_jax.evaluation.plots.figures import MARKERS
 from dydiff_jax.evaluation.plots.page import plain_axes
 
-METHODS = ("standard", "dynamical", "rolling", "rolling_dynamical", "regression")  # in the order of COLOURS
 LINES = ("-", "--", "-.", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))  # of the variants of a method
 THIN = ("--", ":", "-.", (0, (6, 2, 1, 2, 1, 2)))  # of the baselines
 PALEST = 0.5  # share of white in the lightest variant
+RING = {"linestyle": "none", "marker": "o", "markersize": 12, "fillstyle": "none", "color": "0.2"}
 HEADROOM = 1.8  # top of an axis over the highest point of the methods; baselines beyond are cut off
 WIDE = 8  # ratio of swept values from which their axis is logarithmic
 LONGEST = 40  # characters of a name in a legend; of longer ones both ends are shown
-MAX_MARKED = 16  # leads up to which every one has a marker
+MAX_MARKED = 16  # leads up to which each has a marker
 LABELS = {
     "crps": "Fair CRPS ({})",
     "rmse": "RMSE of the mean ({})",
@@ -42,17 +42,22 @@ SPECTRA = {
     "spectrum": ("Power", "power, ({})²"),
 }
 
-Pictures = dict[str, list[tuple[Path, str]]]
+SWEEP = (
+    "Scores of the validation split against {}; bars are one std over seeds, rings mark the chosen values."
+)
+
+Figures = dict[str, list[tuple[Path, str]]]
 
 
-def compare_all(home: Path) -> Pictures:
-    """Draw every picture of a comparison into its folder "figures".
+def compare_all(home: Path) -> Figures:
+    """Draw every figure of a comparison into its folder "figures".
 
     Args:
       home: holds comparison.json; the folders that it names hold forecasts.npz.
 
     Returns:
-      {"curves" | "spectra" | "samples" | "sweeps": [(file, caption)]}, each file written whole or not at all.
+      {"curves" | "spectra" | "samples" | "sweeps": [(file, caption)]}, each file written atomically; "sweeps" show the
+      validation split.
     """
     found = json.loads((home / "comparison.json").read_text(encoding="utf-8"))
     out = home / "figures"
@@ -62,6 +67,7 @@ def compare_all(home: Path) -> Pictures:
         return write(out / f"{name}.png", functools.partial(figure.savefig, dpi=DPI)), caption
 
     drawn = [name for name in ("crps", "rmse", "fsd") if any(name in g["scores"] for g in found["groups"])]
+    points = {**(found["validation"] or {"swept": [], "groups": []}), "unit": found["unit"]}
     kinds = [kind for kind in SPECTRA if any(kind in g["spectra"] for g in found["groups"])]
     if len(kinds) > 1:
         kinds.remove("spectrum")
@@ -74,10 +80,7 @@ def compare_all(home: Path) -> Pictures:
             for kind in kinds
         ],
         "samples": samples.draw(found, home, out),
-        "sweeps": [
-            saved(f"sweep_{key}", sweep(found, key), f"Scores against {key}; bars are deviations over seeds.")
-            for key in found["swept"]
-        ],
+        "sweeps": [saved(f"sweep_{key}", sweep(points, key), SWEEP.format(key)) for key in points["swept"]],
     }
 
 
@@ -86,13 +89,12 @@ def styles(groups: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     found = {}
     for group in groups:
         alike = [other["label"] for other in groups if other["method"] == group["method"]]
-        i, known = alike.index(group["label"]), group["method"] in METHODS
-        base = np.array(to_rgb(COLOURS[METHODS.index(group["method"]) if known else -1]))
+        i, base = alike.index(group["label"]), np.array(to_rgb(group["colour"]))
         pale = PALEST * i / max(len(alike) - 1, 1)
         found[group["label"]] = {
             "color": tuple((1 - pale) * base + pale),
             "linestyle": LINES[i % len(LINES)],
-            "marker": MARKERS[(METHODS.index(group["method"]) if known else 5) % len(MARKERS)],
+            "marker": MARKERS[group["number"] % len(MARKERS)],
             "linewidth": 2,
             "markersize": 5,
             "label": _short(group["label"]),
@@ -106,7 +108,7 @@ def _short(label: str) -> str:
 
 
 def curves(found: Mapping[str, Any], name: str) -> Figure:
-    """A score over lead: the mean over seeds in a band of one deviation; baselines thin, the floor of fsd dashed.
+    """A score over lead: the mean over seeds in a band of one std; baselines thin, the floor of fsd dashed.
 
     The spread of each ensemble is dotted in the figure of the rmse.
     """
@@ -118,18 +120,19 @@ def curves(found: Mapping[str, Any], name: str) -> Figure:
         axis.plot(times, mean, markevery=max(1, len(times) // MAX_MARKED), **style)
         axis.fill_between(times, mean - std, mean + std, color=style["color"], alpha=0.2, linewidth=0)
         top = max([top, *(mean + std)])
-        if name == "rmse":
+        if name == "rmse" and "spread" in group["scores"]:
             times, spread, _ = _over_lead(group["scores"]["spread"], found["interval"])
             axis.plot(times, spread, color=style["color"], linestyle=":", linewidth=1.6)
             top = max([top, *spread])
-    if name == "rmse":
+    if name == "rmse" and any("spread" in group["scores"] for group in groups):
         axis.plot([], [], color="0.2", linestyle=":", linewidth=1.6, label="spread of the members")
-    if name == "fsd":
+    if name == "fsd" and "fsd_floor" in groups[0]["scores"]:
         times, floor, _ = _over_lead(groups[0]["scores"]["fsd_floor"], found["interval"])
         axis.plot(
             times, floor, color="black", linestyle="--", linewidth=1.2, label="floor: truth against truth"
         )
-    for i, (baseline, entry) in enumerate(found["baselines"].items()):
+    baselines = {label: entry for label, entry in found["baselines"].items() if name in entry["scores"]}
+    for i, (baseline, entry) in enumerate(baselines.items()):
         times, mean, _ = _over_lead(entry["scores"][name], found["interval"])
         beyond = " (off the scale)" if name != "fsd" and min(mean, default=0) > HEADROOM * top else ""
         highest = max([highest, *mean])
@@ -176,7 +179,11 @@ def spectra(found: Mapping[str, Any], kind: str) -> Figure:
 def sweep(found: Mapping[str, Any], key: str) -> Figure:
     """The main scores against the swept value, a line for each method and value of other sweeps.
 
-    Methods that do not have the key are level lines.
+    Methods that do not have the key are level lines. Chosen points are ringed.
+
+    Args:
+      found: "groups", and the "unit" of the data.
+      key: of the sweep.
     """
     names = [name for name in LABELS if any(_point(g, name) for g in found["groups"])]
     rows = math.ceil(len(names) / 2)
@@ -185,7 +192,7 @@ def sweep(found: Mapping[str, Any], key: str) -> Figure:
     places, ticks = _places([g["swept"][key] for g in found["groups"] if key in g["swept"]])
     wide = min(places.values()) > 0 and max(places.values()) >= WIDE * min(places.values())
     lines = _lines(found["groups"], key)
-    shades = styles([{"label": name, "method": groups[0]["method"]} for name, groups in lines.items()])
+    shades = styles([{**groups[0], "label": name} for name, groups in lines.items()])
     for axis, name in zip(axes, names, strict=False):
         for line, groups in lines.items():
             points = [(group, _point(group, name)) for group in groups if _point(group, name)]
@@ -194,6 +201,12 @@ def sweep(found: Mapping[str, Any], key: str) -> Figure:
             if key in groups[0]["swept"]:
                 x = [places[str(group["swept"][key])] for group, _ in points]
                 axis.errorbar(x, mean, std, capsize=3, **shades[line])
+                rings = [
+                    (place, y)
+                    for place, y, (group, _) in zip(x, mean, points, strict=True)
+                    if group["chosen"]
+                ]
+                axis.plot(*zip(*rings, strict=True) if rings else ((), ()), **RING)
             elif points:
                 thin = {"linewidth": 1.2, "linestyle": "--"}
                 axis.axhline(mean[0], color=shades[line]["color"], label=shades[line]["label"], **thin)
@@ -234,7 +247,7 @@ def _point(group: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
 
 
 def _over_lead(score: Mapping[str, Any], interval: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Times, means and deviations (0 where unknown) of the leads that have a value."""
+    """Times, means and std over seeds (0 where unknown) of the leads that have a value."""
     known = [(i + 1, lead) for i, lead in enumerate(score["per_lead"]) if lead["mean"] is not None]
     times = np.array([lead for lead, _ in known]) * interval
     return times, np.array([e["mean"] for _, e in known]), np.array([e["std"] or 0.0 for _, e in known])
@@ -242,7 +255,7 @@ def _over_lead(score: Mapping[str, Any], interval: float) -> tuple[np.ndarray, n
 
 def _caption(found: Mapping[str, Any], name: str) -> str:
     several = any(len(group["seeds"]) > 1 for group in found["groups"])
-    band = " Bands are one deviation over seeds." if several else " One seed each: no band."
+    band = " Bands are one std over seeds." if several else " One seed each: no band."
     return f"{LABELS[name].format(found['unit'])} over lead time.{band} Baselines are thin and grey."
 
 

@@ -1,4 +1,4 @@
-"""One member of each method beside the truth: a strip of a few leads, and a film."""
+"""One member of each method beside the truth: a strip of a few leads, and an animation."""
 
 import functools
 import itertools
@@ -18,17 +18,17 @@ from dydiff_jax.evaluation.plots.page import GAP, Page, field_image, panel_size,
 from dydiff_jax.evaluation.plots.results import Forecast, read_evaluation, read_scores
 
 MAX_PANELS = 8  # the truth and as many methods as fit
-ACROSS = 4  # panels of the film side by side
+ACROSS = 4  # panels of the animation side by side
 MAX_LEADS = 6  # columns of the strip
-MAX_FRAMES = 60  # of the film, evenly spaced
-ZOOM = 1.5  # fields of the film against those of the strip
+MAX_FRAMES = 60  # of the animation, evenly spaced
+ZOOM = 1.5  # fields of the animation against those of the strip
 NAMES = 1.5  # inches left of the strip, for the names of its rows
-TITLE = 0.36  # inches above a panel of the film: two lines
+TITLE = 0.36  # inches above a panel of the animation: two lines
 LONGEST = 20  # characters of a line
 
 
 def draw(found: Mapping[str, Any], home: Path, out: Path) -> list[tuple[Path, str]]:
-    """Draw strip and film of the first window that is kept, of the last field.
+    """Draw strip and animation of the first window that is kept, of the last field.
 
     Args:
       found: the contents of comparison.json.
@@ -36,24 +36,26 @@ def draw(found: Mapping[str, Any], home: Path, out: Path) -> list[tuple[Path, st
       out: where the files go.
 
     Returns:
-      The files with their captions.
+      The files with their captions; none for a grid of 1 x 1.
     """
     forecasts, missing = _read(found, home)
     first, panels = next(iter(forecasts.values())), _panels(forecasts)
+    if max(first.context.shape[1:]) == 1:
+        return []
     what = f"The truth and one member of each method, one test window, {first.label}, one colour scale."
     if missing:
         what += f" Not shown: {', '.join(missing)}."
     strip = functools.partial(_strip(first, panels).savefig, dpi=STRIP_DPI)
-    film = functools.partial(_film, first, panels)
+    animation = functools.partial(_animate, first, panels)
     return [
         (write(out / "samples.png", strip), what),
-        (write(out / "film.gif", film), "The same as a film."),
+        (write(out / "animation.gif", animation), "The same as an animation."),
     ]
 
 
 def _read(found: Mapping[str, Any], home: Path) -> tuple[dict[str, Forecast], list[str]]:
     """{label: forecast of the first seed}, the first variant of every method before the others, as many as fit;
-    and the labels left out, for want of room or because their test window is another."""
+    and the labels left out, for lack of room or because their test window is another."""
     groups = found["groups"]
     firsts = {group["method"]: group for group in reversed(groups)}
     order = sorted(groups, key=lambda group: group is not firsts[group["method"]])
@@ -77,7 +79,7 @@ def _panels(forecasts: Mapping[str, Forecast]) -> dict[str, np.ndarray]:
 def _same_window(one: Forecast, other: Forecast) -> bool:
     """Whether the truth is the same as far as both go."""
     frames = min(len(one.truth), len(other.truth))
-    return np.array_equal(one.truth[:frames], other.truth[:frames])
+    return np.array_equal(one.truth[:frames], other.truth[:frames], equal_nan=True)
 
 
 def _frames(panels: Mapping[str, np.ndarray], most: int) -> list[int]:
@@ -113,7 +115,7 @@ def _strip(forecast: Forecast, panels: Mapping[str, np.ndarray]) -> Figure:
     return page.figure
 
 
-def _film(forecast: Forecast, panels: Mapping[str, np.ndarray], path: Path) -> None:
+def _animate(forecast: Forecast, panels: Mapping[str, np.ndarray], path: Path) -> None:
     """All panels side by side, lead by lead."""
     options, chosen = scales(forecast, LEVELS)["field"], _frames(panels, MAX_FRAMES)
     width, height = (ZOOM * side for side in panel_size(forecast))

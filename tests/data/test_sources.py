@@ -148,7 +148,7 @@ def broken(folder, case):
         ("grid", r"b.npy: expected frames .*\(4, 6, 2\), found shape \(5, 4, 5, 2\)"),
         ("rank", r"b.npy: expected numbers with axes 'thwc', found shape \(5, 4, 6\)"),
         ("objects", r"b.npy: not a whole .npy or .npz file of numbers"),
-        ("text", r"b.npy: expected numbers .* <U1; set layout"),
+        ("text", r"b.npy: expected numbers .* <U1; set --config.data.layout"),
         ("cut", r"b.npy: not a whole"),
         ("cut archive", r"b.npz: not a whole"),
         ("key", r"b.npz: expected an array None, found \['one', 'two'\]; set key"),

@@ -170,14 +170,14 @@ def test_a_batch_of_all_windows_stacks_them_in_order():
 
 
 @pytest.mark.parametrize("split", ["time", "trajectory"])
-def test_a_horizon_lengthens_test_windows_and_leaves_the_training_part_as_it_is(split):
+def test_a_horizon_lengthens_test_windows_and_leaves_the_training_split_as_it_is(split):
     options = DatasetOptions(**OPTIONS | dict(split=split))
     data = counting(lengths=(60, 60, 60))
     plain, long = make_splits(data, options), make_splits(data, options, horizon=9)
     np.testing.assert_array_equal(long.train.places, plain.train.places)
     np.testing.assert_array_equal(plain.test.places, make_splits(data, options, horizon=1).test.places)
     reference = reference_windows(data, options, horizon=9)
-    assert long.train.shape.frames == 3 and long.test.shape.frames == reference.cut.frames == 2 + 9
+    assert long.train.shape.frames == 3 and long.test.shape.frames == reference.shape.frames == 2 + 9
 
     def frames(windows):
         return {(place[0], place[1] + i) for place in windows.places for i in range(windows.shape.frames)}
@@ -188,7 +188,7 @@ def test_a_horizon_lengthens_test_windows_and_leaves_the_training_part_as_it_is(
 
 
 def test_a_horizon_that_no_test_window_holds_is_refused():
-    with pytest.raises(ValueError, match="the test part holds no window of 100 frames"):
+    with pytest.raises(ValueError, match="the test split holds no window of 100 frames"):
         make_splits(counting(lengths=(60, 60, 60)), DatasetOptions(**OPTIONS), horizon=98)
-    with pytest.raises(ValueError, match="the training part holds no window of 100 frames"):
+    with pytest.raises(ValueError, match="the training split holds no window of 100 frames"):
         reference_windows(counting(lengths=(60, 60, 60)), DatasetOptions(**OPTIONS), horizon=98)

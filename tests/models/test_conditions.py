@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from dydiff_jax.codecs.codec import Identity, Standardize, make_codec
 from dydiff_jax.models.conditions import Conditioner, context_channels, copy_path
 
 
@@ -52,24 +51,16 @@ def test_conditioner_puts_them_side_by_side_and_passes_the_rest_on():
     assert Conditioner(3, copy_path=False, context_channels=False)(context, None, None).channels is None
 
 
-def test_standardize_is_inverted_and_gives_mean_0_and_variance_1():
-    data = 3 + 2 * frames(50, 8, 8, 2)
-    codec = Standardize(tuple(data.mean((0, 1, 2)).tolist()), tuple(data.std((0, 1, 2)).tolist()))
-    encoded = np.asarray(codec.encode(data))
-    np.testing.assert_allclose(encoded.mean((0, 1, 2)), 0, atol=1e-5)
-    np.testing.assert_allclose(encoded.std((0, 1, 2)), 1, atol=1e-5)
-    np.testing.assert_allclose(codec.decode(encoded), data, atol=1e-5)
-    np.testing.assert_array_equal(Identity().decode(Identity().encode(data)), data)
-
-
-def test_codecs_by_name():
-    mean, std = (1.0, 2.0), (3.0, 3.0)
-    assert make_codec("standardize", mean, std) == make_codec("speed", mean, std) == Standardize(mean, std)
-    assert make_codec("identity", mean, std) == Identity()
-
-
-def test_a_constant_channel_is_refused():
-    with pytest.raises(ValueError, match="never changes"):
-        Standardize((0.0, 0.0), (1.0, 0.0))
-    with pytest.raises(ValueError, match="expected 2 channels"):
-        Standardize((0.0, 0.0), (1.0,))
+@pytest.mark.parametrize("shape", [(3,), (2, 4, 4, 2)], ids=["series", "volume"])
+def test_the_channels_of_frames_of_any_shape(shape):
+    context = frames(2, 3, *shape)
+    copied, masked = np.asarray(copy_path(context, 5)), np.asarray(context_channels(context, 5))
+    assert copied.shape == (2, 8, *shape[:-1], 2 * shape[-1]) and masked.shape == (
+        2,
+        8,
+        *shape[:-1],
+        shape[-1] + 2,
+    )
+    np.testing.assert_array_equal(copied[:, 7, ..., : shape[-1]], context[:, 2])
+    np.testing.assert_array_equal(masked[..., -2].sum(axis=1), 3)
+    np.testing.assert_array_equal(masked[..., -1].sum(axis=1), 1)

@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 from trajectories import counting
 
-from dydiff_jax.data import batches as read_ahead
-from dydiff_jax.data.batches import LoaderOptions, TrainBatches
+from dydiff_jax.data.batches import LoaderOptions, TrainBatches, read_ahead
 from dydiff_jax.data.formats import memmap
 from dydiff_jax.data.sources.source import SOURCES
 from dydiff_jax.data.splits import DatasetOptions, make_splits
@@ -92,7 +91,7 @@ def test_what_is_read_next_does_not_wait_for_what_was_asked():
             calls.set()
         return step
 
-    ahead = read_ahead.read_ahead(read, 10, LoaderOptions(2, 0, 4))
+    ahead = read_ahead(read, 10, LoaderOptions(2, 0, 4))
     assert calls.wait(10), "four batches are read before the first is asked for"
     time.sleep(0.1)
     assert sorted(asked) == [10, 11, 12, 13], "and no more than that"
@@ -127,7 +126,7 @@ def fail_at_13(step):
 
 @pytest.mark.parametrize("options", [(1, 0, 0), (4, 0, 8), (1, 1, 1)])
 def test_an_error_comes_in_place_of_its_batch_with_the_name_of_the_file(options):
-    read = read_ahead.read_ahead(fail_at_13, 10, LoaderOptions(*options))
+    read = read_ahead(fail_at_13, 10, LoaderOptions(*options))
     assert [int(next(read)[0]) for _ in range(3)] == [10, 11, 12]
     with pytest.raises(FileNotFoundError, match="some/shard: no such file"):
         next(read)
@@ -143,7 +142,7 @@ def on_cpu():
 
 def test_workers_keep_off_accelerators_and_survive_the_signal_that_stops_a_job(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "")
-    read = read_ahead.read_ahead(about_the_worker, 0, LoaderOptions(1, 1, 1))
+    read = read_ahead(about_the_worker, 0, LoaderOptions(1, 1, 1))
     worker, ignores, cpu, step = next(read).tolist()
     assert worker != os.getpid() and ignores and cpu and step == 0
     os.kill(worker, signal.SIGTERM)
@@ -195,10 +194,10 @@ def test_data_sets_of_files_are_small_on_their_way_to_a_worker(tmp_path):
 ORPHAN = """
 import os, sys, time
 sys.path[:0] = {paths}
-from test_stream import about_the_worker
-from dydiff_jax.data import stream
+from test_batches import about_the_worker
+from dydiff_jax.data import batches
 if __name__ == "__main__":
-    read = stream.read_ahead(about_the_worker, 0, stream.LoaderOptions(1, 1, 1))
+    read = batches.read_ahead(about_the_worker, 0, batches.LoaderOptions(1, 1, 1))
     print(next(read)[0], flush=True)
     time.sleep(60)
 """
