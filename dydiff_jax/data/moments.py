@@ -15,18 +15,18 @@ class Moments(NamedTuple):
     Attributes:
       sums: [T, c], of the values of each channel.
       squares: [T, c], of their squares.
-      points: [T, c], observed points of each channel.
       speeds: [T], of the lengths of the vectors of channels, where all channels are observed.
-      speed_squares: [T, c], of the squares of each channel there.
+      points: [T, c], observed points of each channel.
       vectors: [T], points at which all channels are observed.
+      vector_squares: [T, c], of the squares at those points.
     """
 
     sums: np.ndarray
     squares: np.ndarray
-    points: np.ndarray
     speeds: np.ndarray
-    speed_squares: np.ndarray
+    points: np.ndarray
     vectors: np.ndarray
+    vector_squares: np.ndarray
 
     def at(self, frames: np.ndarray | slice) -> "Moments":
         """Those of some of the frames."""
@@ -47,7 +47,7 @@ class Moments(NamedTuple):
         """
         with np.load(io.BytesIO(contents), allow_pickle=False) as archive:
             found = cls(*(archive[name] for name in cls._fields))
-        expected = [(frames, channels)] * 3 + [(frames,), (frames, channels), (frames,)]
+        expected = [(frames, channels)] * 2 + [(frames,), (frames, channels), (frames,), (frames, channels)]
         if [column.shape for column in found] != expected:
             raise ValueError(f"expected moments of shapes {expected}, found {[c.shape for c in found]}")
         return found
@@ -61,17 +61,17 @@ def measure(frames: np.ndarray, observed: np.ndarray | None = None) -> Moments:
         sums, summed = values.sum(axis=grid), squares.sum(axis=grid)
         points = np.full(sums.shape, frames.shape[1] * frames.shape[2])
         speeds = np.sqrt(squares.sum(axis=-1)).sum(axis=grid)
-        return Moments(sums, summed, points, speeds, summed, points[:, 0])
+        return Moments(sums, summed, speeds, points, points[:, 0], summed)
     values = np.where(observed, values, 0.0)
-    squares, complete = values**2, observed.all(axis=-1)
-    complete_squares = np.where(complete[..., None], squares, 0.0)
+    squares, vectors = values**2, np.asarray(observed.all(axis=-1))
+    vector_squares = np.where(vectors[..., None], squares, 0.0)
     return Moments(
         values.sum(axis=grid),
         squares.sum(axis=grid),
+        np.sqrt(vector_squares.sum(axis=-1)).sum(axis=grid),
         observed.sum(axis=grid),
-        np.sqrt(complete_squares.sum(axis=-1)).sum(axis=grid),
-        complete_squares.sum(axis=grid),
-        complete.sum(axis=grid),
+        vectors.sum(axis=grid),
+        vector_squares.sum(axis=grid),
     )
 
 

@@ -90,7 +90,9 @@ def make_splits(
     beyond = 0 if trajectories.forcings is None else max(beyond, 0)
     scored = shape._replace(frames=options.num_context + horizon, beyond=beyond)
     if options.split == "published":
-        places = Splits(*_published(trajectories, corners, options, horizon))
+        train, valid, test = _published(trajectories, corners, options, horizon)
+        last = len(trajectories.arrays[0]) - scored.frames - beyond
+        places = Splits(train, valid[valid[:, 1] <= last], test[test[:, 1] <= last])
     else:
         found = _spans(trajectories, options)
         places = Splits(

@@ -39,7 +39,7 @@ def statistics(windows: Windows, convention: str = "channel") -> tuple[np.ndarra
                 "--config.codec.name=standardize"
             )
         speed = found.speeds.sum(axis=0) / vectors
-        variance = np.full_like(mean, (found.speed_squares.sum(axis=0) / vectors).sum() - speed**2)
+        variance = np.full_like(mean, (found.vector_squares.sum(axis=0) / vectors).sum() - speed**2)
     return mean, np.sqrt(np.maximum(variance, 0.0))
 
 

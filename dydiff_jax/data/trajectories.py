@@ -68,27 +68,14 @@ class Trajectories:
 
     def __post_init__(self):
         expected = (*self.grid, len(self.fields))
-        masks = self.observed or (None,) * len(self.arrays)
-        rows = self.forcings or (None,) * len(self.arrays)
-        for name, array, mask, forcing in zip(self.names, self.arrays, masks, rows, strict=True):
+        for name, array in zip(self.names, self.arrays, strict=True):
             if len(array.shape) != 4 or array.shape[1:] != expected:
                 raise ValueError(
                     f"{name}: expected frames [T, h, w, c] with (h, w, c) = {expected}, found shape "
                     f"{tuple(array.shape)}"
                 )
-            if mask is not None and tuple(mask.shape) != tuple(array.shape):
-                raise ValueError(
-                    f"{name}: expected a mask of observed points of shape {tuple(array.shape)}, found "
-                    f"{tuple(mask.shape)}"
-                )
-            wanted = (len(array), len(self.forcing_names))
-            if forcing is not None and forcing.shape != wanted:
-                raise ValueError(
-                    f"{name}: expected forcings of shape {wanted}, a row for each frame and a column for each of "
-                    f"{list(self.forcing_names)}, found {forcing.shape}"
-                )
-        if (self.forcings is None) != (not self.forcing_names):
-            raise ValueError(f"forcings: expected them with their names, found {self.forcing_names}")
+        self._check_observed()
+        self._check_forcings()
         wanted = (*self.grid, len(self.static_names))
         found = (*self.grid, 0) if self.static is None else self.static.shape
         if found != wanted:
@@ -96,10 +83,42 @@ class Trajectories:
                 f"static: expected fields {list(self.static_names)} of shape {wanted}, found {found}"
             )
 
+    def _check_observed(self) -> None:
+        if self.observed is None:
+            return
+        self._check_count("observed", self.observed)
+        for name, array, mask in zip(self.names, self.arrays, self.observed, strict=True):
+            if tuple(mask.shape) != tuple(array.shape):
+                raise ValueError(
+                    f"{name}: expected a mask of observed points of shape {tuple(array.shape)}, found "
+                    f"{tuple(mask.shape)}"
+                )
+
+    def _check_forcings(self) -> None:
+        if (self.forcings is None) != (not self.forcing_names):
+            raise ValueError(f"forcings: expected them with their names, found {self.forcing_names}")
+        if self.forcings is None:
+            return
+        self._check_count("forcings", self.forcings)
+        for name, array, forcing in zip(self.names, self.arrays, self.forcings, strict=True):
+            wanted = (len(array), len(self.forcing_names))
+            if forcing.shape != wanted:
+                raise ValueError(
+                    f"{name}: expected forcings of shape {wanted}, a row for each frame and a column for each of "
+                    f"{list(self.forcing_names)}, found {forcing.shape}"
+                )
+
+    def _check_count(self, what: str, entries: tuple[Any, ...]) -> None:
+        if len(entries) != len(self.arrays):
+            raise ValueError(
+                f"{what}: expected one for each of {len(self.arrays)} trajectories, found {len(entries)}"
+            )
+
     @property
     def grid(self) -> tuple[int, int]:
         """(h, w)."""
-        return tuple(self.arrays[0].shape[1:3])
+        height, width = self.arrays[0].shape[1:3]
+        return height, width
 
     @functools.cached_property
     def dtype(self) -> np.dtype:
@@ -168,8 +187,10 @@ class Trajectories:
                 raise ValueError(
                     f"{name}: the forcings of frame {int(np.argmin(finite))} are NaN or infinite; repair the file"
                 )
-        for number, name in enumerate(self.static_names):
-            if not np.isfinite(self.static[..., number]).all():
+        if self.static is not None:
+            finite = np.isfinite(self.static).all(axis=(0, 1))
+            if not finite.all():
+                name = self.static_names[int(np.argmin(finite))]
                 raise ValueError(f"static: {name} holds NaN or infinite values; repair the file")
 
     def each_moments(self) -> Iterator[Moments]:

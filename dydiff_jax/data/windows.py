@@ -33,9 +33,9 @@ class WindowShape(NamedTuple):
 class Windows:
     """A sequence of windows: `windows[i]` is a Batch without the batch axis.
 
-    Frames [f, h, w, c] have the dtype of `Trajectories.dtype`; forcings and static fields are float32. A mirrored window
-    has its columns reversed, those of its mask and static fields too; the sign of `Trajectories.mirror` is that of the
-    channels of frames alone. Forcings are not mirrored.
+    Frames [f, h, w, c] have the dtype of `Trajectories.dtype`; forcings and static fields are float32. In a mirrored
+    window the columns of frames, mask and static fields are reversed, and channels of frames take the sign of
+    `Trajectories.mirror`; static fields keep theirs, and forcings stay as they are.
 
     Attributes:
       trajectories: what is cut.

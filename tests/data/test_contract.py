@@ -24,12 +24,6 @@ LENGTHS = (40, 30, 30)
 OPTIONS = dict(num_context=2, num_forecast=3, crop=4, split="trajectory", fractions=(0.4, 0.3, 0.3))
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    """Moments of this test alone."""
-    monkeypatch.setenv("DYDIFF_JAX_CACHE", str(tmp_path / "cache"))
-
-
 def rich(dtype=np.float32, lengths=LENGTHS, missing=np.nan, **fields):
     """Noise with a fifth of its points missing, forcings that hold the number of their frame, and static fields.
 
@@ -119,6 +113,21 @@ def test_windows_that_lack_forcings_beyond_their_end_are_left_out():
         kept = one.places[one.places[:, 1] + 8 + 5 <= 30]
         assert 0 < len(kept) < len(one)
         np.testing.assert_array_equal(other.places, kept)
+
+
+def test_published_windows_that_lack_forcings_are_left_out():
+    data = dataclasses.replace(
+        counting(lengths=(1499,), h=1, w=7, c=1, periodic_x=False),
+        forcings=(np.arange(1499.0)[:, None],),
+        forcing_names=("frame",),
+    )
+    options = DatasetOptions(4, 11, split="published", crop=1)
+    plain, long = (make_splits(data, options, beyond=beyond) for beyond in (0, 60))
+    np.testing.assert_array_equal(plain.train.places, long.train.places)
+    kept = plain.test.places[plain.test.places[:, 1] + 15 + 60 <= 1499]
+    assert 0 < len(kept) < 2100
+    np.testing.assert_array_equal(long.test.places, kept)
+    assert long.test[len(kept) - 1].forcings.shape == (15 + 60, 1)
 
 
 def test_without_forcings_nothing_is_left_out():
@@ -212,6 +221,8 @@ def test_forcings_and_static_fields_that_are_not_finite_are_refused(name):
         ),
         (dict(forcing_names=("frame",)), r"file 0: expected forcings of shape \(40, 1\)"),
         (dict(forcings=None), "forcings: expected them with their names"),
+        (dict(forcings=(np.ones((40, 2)),)), "forcings: expected one for each of 3 trajectories, found 1"),
+        (dict(observed=()), "observed: expected one for each of 3 trajectories, found 0"),
         (dict(static=np.ones((6, 11, 3))), r"static: expected fields .*\(6, 12, 3\), found \(6, 11, 3\)"),
         (dict(static_names=()), r"static: expected fields .*\(6, 12, 0\), found \(6, 12, 3\)"),
     ],
@@ -381,8 +392,8 @@ def test_a_changed_file_is_measured_again(tmp_path, monkeypatch):
         start(source)
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
-    (tmp_path / "cache").write_text("a file where a folder should be")
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, own_cache):
+    (own_cache / "moments").write_text("a file where a folder should be")
     source, _ = folder_of(tmp_path, np.float32)
     np.testing.assert_array_equal(start(source), start(source))
 
