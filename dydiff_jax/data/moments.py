@@ -18,6 +18,7 @@ class Moments(NamedTuple):
       speeds: [T], of the lengths of the vectors of channels, where all channels are observed.
       points: [T, c], observed points of each channel.
       vectors: [T], points at which all channels are observed.
+      vector_squares: [T, c], of the squares at those points.
     """
 
     sums: np.ndarray
@@ -25,6 +26,7 @@ class Moments(NamedTuple):
     speeds: np.ndarray
     points: np.ndarray
     vectors: np.ndarray
+    vector_squares: np.ndarray
 
     def at(self, frames: np.ndarray | slice) -> "Moments":
         """Those of some of the frames."""
@@ -45,7 +47,7 @@ class Moments(NamedTuple):
         """
         with np.load(io.BytesIO(contents), allow_pickle=False) as archive:
             found = cls(*(archive[name] for name in cls._fields))
-        expected = [(frames, channels)] * 2 + [(frames,), (frames, channels), (frames,)]
+        expected = [(frames, channels)] * 2 + [(frames,), (frames, channels), (frames,), (frames, channels)]
         if [column.shape for column in found] != expected:
             raise ValueError(f"expected moments of shapes {expected}, found {[c.shape for c in found]}")
         return found
@@ -59,9 +61,8 @@ def measure(frames: np.ndarray, observed: np.ndarray | None = None) -> Moments:
         values = np.where(known, values, 0.0)
     vectors = known.all(axis=-1)
     squares = values**2
-    speeds = np.sqrt(squares.sum(axis=-1))
-    if observed is not None:
-        speeds = np.where(vectors, speeds, 0.0)
+    paired = squares if observed is None else np.where(vectors[..., None], squares, 0.0)
+    speeds = np.sqrt(paired.sum(axis=-1))
     space = (1, 2)
     return Moments(
         values.sum(axis=space),
@@ -69,6 +70,7 @@ def measure(frames: np.ndarray, observed: np.ndarray | None = None) -> Moments:
         speeds.sum(axis=space),
         known.sum(axis=space, dtype=np.int64),
         vectors.sum(axis=space, dtype=np.int64),
+        paired.sum(axis=space),
     )
 
 

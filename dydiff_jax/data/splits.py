@@ -76,7 +76,8 @@ def make_splits(
       options: how.
       horizon: forecast frames of a validation or test window; k if None. A validation split that is long enough for
         k frames and not for the horizon is empty.
-      beyond: rows of forcings that a validation or test window has beyond its frames.
+      beyond: rows of forcings that a validation or test window has beyond its frames; windows for which there are
+        not as many are left out.
 
     Raises:
       ValueError: a value is not finite, a crop does not fit, mirroring is not defined, the split does not fit
@@ -86,9 +87,12 @@ def make_splits(
     if options.flip and trajectories.mirror is None:
         raise ValueError("flip: the mirror image of these data is not known to be a solution; use flip=False")
     horizon = options.num_forecast if horizon is None else horizon
-    scored = shape._replace(frames=options.num_context + horizon, beyond=beyond)
+    scored = shape._replace(frames=options.num_context + horizon, beyond=max(beyond, 0))
     if options.split == "published":
         places = Splits(*_published(trajectories, corners, options, horizon))
+        last = len(trajectories.arrays[0]) - scored.beyond - scored.frames
+        valid, test = (places[number][places[number][:, 1] <= last] for number in (1, 2))
+        places = Splits(places.train, valid, test)
     else:
         found = _spans(trajectories, options)
         places = Splits(

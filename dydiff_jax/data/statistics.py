@@ -14,10 +14,11 @@ def statistics(windows: Windows, convention: str = "channel") -> tuple[np.ndarra
     Args:
       windows: the training windows.
       convention: "channel" for each channel's own deviation; "speed" for one deviation, that of the length
-        of the vector of channels, as TF-Net scales velocities (though it counts the test frames too).
+        of the vector of channels where all of them are observed, as TF-Net scales velocities (though it counts
+        the test frames too).
 
     Raises:
-      ValueError: no value of a channel is observed.
+      ValueError: no value of a channel is observed, or no vector of channels where its length is asked for.
     """
     trajectories = windows.trajectories
     touched = zip(trajectories.each_moments(), _touched(windows), strict=True)
@@ -31,8 +32,14 @@ def statistics(windows: Windows, convention: str = "channel") -> tuple[np.ndarra
     mean, square = found.sums.sum(axis=0) / points, found.squares.sum(axis=0) / points
     variance = square - mean**2
     if convention == "speed":
-        speed = found.speeds.sum() / found.vectors.sum()
-        variance = np.full_like(mean, square.sum() - speed**2)
+        vectors = found.vectors.sum()
+        if not vectors:
+            raise ValueError(
+                f"fields: {trajectories.fields} are nowhere observed together in the training split; drop a field, "
+                'or use the convention "channel"'
+            )
+        speed, length = found.speeds.sum() / vectors, (found.vector_squares.sum(axis=0) / vectors).sum()
+        variance = np.full_like(mean, length - speed**2)
     return mean, np.sqrt(np.maximum(variance, 0.0))
 
 

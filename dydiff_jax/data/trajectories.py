@@ -67,32 +67,50 @@ class Trajectories:
 
     def __post_init__(self):
         expected = (*self.grid, len(self.fields))
-        masks = self.observed or (None,) * len(self.arrays)
-        rows = self.forcings or (None,) * len(self.arrays)
-        for name, array, mask, forcing in zip(self.names, self.arrays, masks, rows, strict=True):
+        for name, array in zip(self.names, self.arrays, strict=True):
             if len(array.shape) != 4 or array.shape[1:] != expected:
                 raise ValueError(
                     f"{name}: expected frames [T, h, w, c] with (h, w, c) = {expected}, found shape "
                     f"{tuple(array.shape)}"
                 )
-            if mask is not None and tuple(mask.shape) != tuple(array.shape):
-                raise ValueError(
-                    f"{name}: expected a mask of observed points of shape {tuple(array.shape)}, found "
-                    f"{tuple(mask.shape)}"
-                )
-            wanted = (len(array), len(self.forcing_names))
-            if forcing is not None and forcing.shape != wanted:
-                raise ValueError(
-                    f"{name}: expected forcings of shape {wanted}, a row for each frame and a column for each of "
-                    f"{list(self.forcing_names)}, found {forcing.shape}"
-                )
-        if (self.forcings is None) != (not self.forcing_names):
-            raise ValueError(f"forcings: expected them with their names, found {self.forcing_names}")
+        self._check_observed()
+        self._check_forcings()
         wanted = (*self.grid, len(self.static_names))
         found = (*self.grid, 0) if self.static is None else self.static.shape
         if found != wanted:
             raise ValueError(
                 f"static: expected fields {list(self.static_names)} of shape {wanted}, found {found}"
+            )
+
+    def _check_observed(self) -> None:
+        if self.observed is None:
+            return
+        self._check_count("observed", self.observed)
+        for name, array, mask in zip(self.names, self.arrays, self.observed, strict=True):
+            if tuple(mask.shape) != tuple(array.shape):
+                raise ValueError(
+                    f"{name}: expected a mask of observed points of shape {tuple(array.shape)}, found "
+                    f"{tuple(mask.shape)}"
+                )
+
+    def _check_forcings(self) -> None:
+        if (self.forcings is None) != (not self.forcing_names):
+            raise ValueError(f"forcings: expected them with their names, found {self.forcing_names}")
+        if self.forcings is None:
+            return
+        self._check_count("forcings", self.forcings)
+        for name, array, forcing in zip(self.names, self.arrays, self.forcings, strict=True):
+            wanted = (len(array), len(self.forcing_names))
+            if forcing.shape != wanted:
+                raise ValueError(
+                    f"{name}: expected forcings of shape {wanted}, a row for each frame and a column for each of "
+                    f"{list(self.forcing_names)}, found {forcing.shape}"
+                )
+
+    def _check_count(self, what: str, entries: tuple) -> None:
+        if len(entries) != len(self.arrays):
+            raise ValueError(
+                f"{what}: expected one for each of {len(self.arrays)} trajectories, found {len(entries)}"
             )
 
     @property
@@ -112,7 +130,7 @@ class Trajectories:
         """Which points of these frames are observed, bool of the shape of `read`; None: all are."""
         if self.observed is None:
             return None
-        return np.asarray(self.observed[trajectory][start:stop, rows, columns])
+        return np.asarray(self.observed[trajectory][start:stop, rows, columns], bool)
 
     def physical(self, values: np.ndarray) -> np.ndarray:
         """What `arrays` hold, in the unit that `unit` names.
@@ -150,11 +168,19 @@ class Trajectories:
         return measured
 
     def check_finite(self) -> None:
-        """Look at every observed value, by the moments of its frame.
+        """Look at every observed value, by the moments of its frame, at all forcings and at the static fields.
 
         Raises:
-          ValueError: one is NaN or infinite; the file and the frame are named.
+          ValueError: one is NaN or infinite; the file and the frame, or the field, are named.
         """
+        for name, forcing in zip(self.names, self.forcings or (), strict=False):
+            finite = np.isfinite(forcing).all(axis=1)
+            if not finite.all():
+                raise ValueError(f"{name}: the forcings of frame {int(np.argmin(finite))} are NaN or infinite")
+        if self.static is not None:
+            finite = np.isfinite(self.static).all(axis=(0, 1))
+            if not finite.all():
+                raise ValueError(f"static: {self.static_names[int(np.argmin(finite))]!r} is NaN or infinite somewhere")
         for number, name in enumerate(self.names):
             finite = np.isfinite(self.moments_of(number).squares).all(axis=1)
             if not finite.all():
