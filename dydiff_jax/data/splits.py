@@ -84,8 +84,10 @@ def make_splits(
         the data or the horizon, or a split has no window.
     """
     shape, corners = _crops(trajectories, options)
-    if options.flip:
-        _check_mirror(trajectories)
+    if options.flip and trajectories.mirror is None:
+        raise ValueError(
+            "flip: the mirror image of these data is not known to be a solution; use --config.dataset.flip=False"
+        )
     horizon = options.num_forecast if horizon is None else horizon
     beyond = 0 if trajectories.forcings is None else max(beyond, 0)
     scored = shape._replace(frames=options.num_context + horizon, beyond=beyond)
@@ -181,19 +183,6 @@ def _published(
         np.column_stack([np.zeros(len(samples), int), samples[:, 0], corners[samples[:, 1]]])
         for samples in found
     ]
-
-
-def _check_mirror(trajectories: Trajectories) -> None:
-    """Raise ValueError if windows cannot be mirrored in x."""
-    if trajectories.mirror is None:
-        raise ValueError(
-            "flip: the mirror image of these data is not known to be a solution; use --config.dataset.flip=False"
-        )
-    if min(trajectories.mirror) < 0 and trajectories.dtype.kind == "u":
-        raise ValueError(
-            f"flip: expected signed values, as mirroring changes signs {trajectories.mirror}, found "
-            f"{trajectories.dtype}; use --config.dataset.flip=False"
-        )
 
 
 def _check_split(

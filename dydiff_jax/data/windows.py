@@ -33,7 +33,8 @@ class WindowShape(NamedTuple):
 class Windows:
     """A sequence of windows: `windows[i]` is a Batch without the batch axis.
 
-    Frames [f, h, w, c] have the dtype of `Trajectories.dtype`; forcings and static fields are float32. In a mirrored
+    Frames [f, h, w, c] have the dtype of `Trajectories.dtype`, but float32 where mirroring changes the sign of unsigned
+    values; forcings and static fields are float32. In a mirrored
     window the columns of frames, mask and static fields are reversed, and channels of frames take the sign of
     `Trajectories.mirror`; static fields keep theirs, and forcings stay as they are.
 
@@ -72,6 +73,8 @@ class Windows:
         data, number = self.trajectories, place.trajectory
         start, stop = place.frame, place.frame + self.shape.frames
         frames = self._crop(place, lambda *box: data.read(number, start, stop, *box))
+        if (place.mirrored or self.flip) and min(data.mirror) < 0 and frames.dtype.kind == "u":
+            frames = frames.astype(np.float32)  # of all windows of a split, as a batch has one dtype
         if place.mirrored:
             frames = frames * np.asarray(data.mirror, frames.dtype)
         observed, static, forcings = None, None, None
