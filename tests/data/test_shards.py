@@ -205,7 +205,7 @@ def change(name, value):
         (lambda p: np.savez(p / "moments.npz", sums=np.zeros(3)), "moments.npz: not a whole file of moments"),
         (
             lambda p: np.savez(p / "moments.npz", **Moments(*[np.zeros((92, 2))] * 6)._asdict()),
-            r"moments.npz: expected moments of shapes",
+            r"moments.npz: not a whole file of moments \(expected moments of shapes",
         ),
     ],
 )
