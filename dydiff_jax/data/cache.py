@@ -38,17 +38,24 @@ class Part:
     path: pathlib.Path
     shape: tuple[int, ...]
 
+    @property
+    def moments(self) -> pathlib.Path:
+        """Where the moments of its frames are kept, beside it: trajectory_003.moments.npz."""
+        return self.path.with_suffix(".moments.npz")
+
     def write(self, array: np.ndarray) -> None:
-        """Save the array, whole or not at all."""
+        """Save the array atomically."""
         files.write_npy(self.path, array)
 
     def open(self) -> np.ndarray:
-        """The array, memory-mapped.
+        """The array, memory-mapped; moments that are older than it are removed.
 
         Raises:
           ValueError: the file is cut short, is no array, or holds another shape.
         """
         array = open_npy(self.path)
+        if self.moments.exists() and self.moments.stat().st_mtime_ns < self.path.stat().st_mtime_ns:
+            self.moments.unlink(missing_ok=True)
         if array.shape != self.shape:
             raise ValueError(
                 f"{self.path}: expected an array of shape {self.shape}, found {array.shape}; delete the file "

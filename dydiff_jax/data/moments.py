@@ -18,6 +18,7 @@ class Moments(NamedTuple):
       speeds: [T], of the lengths of the vectors of channels, where all channels are observed.
       points: [T, c], observed points of each channel.
       vectors: [T], points at which all channels are observed.
+      vector_squares: [T, c], of the squares at those points.
     """
 
     sums: np.ndarray
@@ -25,6 +26,7 @@ class Moments(NamedTuple):
     speeds: np.ndarray
     points: np.ndarray
     vectors: np.ndarray
+    vector_squares: np.ndarray
 
     def at(self, frames: np.ndarray | slice) -> "Moments":
         """Those of some of the frames."""
@@ -45,7 +47,7 @@ class Moments(NamedTuple):
         """
         with np.load(io.BytesIO(contents), allow_pickle=False) as archive:
             found = cls(*(archive[name] for name in cls._fields))
-        expected = [(frames, channels)] * 2 + [(frames,), (frames, channels), (frames,)]
+        expected = [(frames, channels)] * 2 + [(frames,), (frames, channels), (frames,), (frames, channels)]
         if [column.shape for column in found] != expected:
             raise ValueError(f"expected moments of shapes {expected}, found {[c.shape for c in found]}")
         return found
@@ -53,22 +55,23 @@ class Moments(NamedTuple):
 
 def measure(frames: np.ndarray, observed: np.ndarray | None = None) -> Moments:
     """The moments of frames [T, h, w, c]; ``observed`` is a mask of that shape, or None: all points are."""
-    values = frames.astype(np.float64)
-    known = np.ones(values.shape, bool) if observed is None else np.broadcast_to(observed, values.shape)
-    if observed is not None:
-        values = np.where(known, values, 0.0)
-    vectors = known.all(axis=-1)
-    squares = values**2
-    speeds = np.sqrt(squares.sum(axis=-1))
-    if observed is not None:
-        speeds = np.where(vectors, speeds, 0.0)
-    space = (1, 2)
+    values, grid = frames.astype(np.float64), (1, 2)
+    if observed is None:
+        squares = values**2
+        sums, summed = values.sum(axis=grid), squares.sum(axis=grid)
+        points = np.full(sums.shape, frames.shape[1] * frames.shape[2])
+        speeds = np.sqrt(squares.sum(axis=-1)).sum(axis=grid)
+        return Moments(sums, summed, speeds, points, points[:, 0], summed)
+    values = np.where(observed, values, 0.0)
+    squares, vectors = values**2, np.asarray(observed.all(axis=-1))
+    vector_squares = np.where(vectors[..., None], squares, 0.0)
     return Moments(
-        values.sum(axis=space),
-        squares.sum(axis=space),
-        speeds.sum(axis=space),
-        known.sum(axis=space, dtype=np.int64),
-        vectors.sum(axis=space, dtype=np.int64),
+        values.sum(axis=grid),
+        squares.sum(axis=grid),
+        np.sqrt(vector_squares.sum(axis=-1)).sum(axis=grid),
+        observed.sum(axis=grid),
+        vectors.sum(axis=grid),
+        vector_squares.sum(axis=grid),
     )
 
 

@@ -204,8 +204,8 @@ def change(name, value):
         (lambda p: (p / "moments.npz").write_bytes(b"PK"), "moments.npz: not a whole file of moments"),
         (lambda p: np.savez(p / "moments.npz", sums=np.zeros(3)), "moments.npz: not a whole file of moments"),
         (
-            lambda p: np.savez(p / "moments.npz", **Moments(*[np.zeros((92, 2))] * 5)._asdict()),
-            r"moments.npz: expected moments of shapes",
+            lambda p: np.savez(p / "moments.npz", **Moments(*[np.zeros((92, 2))] * 6)._asdict()),
+            r"moments.npz: not a whole file of moments \(expected moments of shapes",
         ),
     ],
 )

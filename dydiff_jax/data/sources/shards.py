@@ -82,7 +82,7 @@ class Stretch:
 
     def __init__(self, reader, span: slice, frame_shape: tuple[int, int, int]):
         self._reader, self._first = reader, span.start
-        self.shape = (span.stop - span.start, *frame_shape)
+        self.shape, self.dtype = (span.stop - span.start, *frame_shape), reader.dtype
 
     def __len__(self) -> int:
         return self.shape[0]
