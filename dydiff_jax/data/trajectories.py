@@ -176,11 +176,15 @@ class Trajectories:
         for name, forcing in zip(self.names, self.forcings or (), strict=False):
             finite = np.isfinite(forcing).all(axis=1)
             if not finite.all():
-                raise ValueError(f"{name}: the forcings of frame {int(np.argmin(finite))} are NaN or infinite")
+                raise ValueError(
+                    f"{name}: the forcings of frame {int(np.argmin(finite))} are NaN or infinite"
+                )
         if self.static is not None:
             finite = np.isfinite(self.static).all(axis=(0, 1))
             if not finite.all():
-                raise ValueError(f"static: {self.static_names[int(np.argmin(finite))]!r} is NaN or infinite somewhere")
+                raise ValueError(
+                    f"static: {self.static_names[int(np.argmin(finite))]!r} is NaN or infinite somewhere"
+                )
         for number, name in enumerate(self.names):
             finite = np.isfinite(self.moments_of(number).squares).all(axis=1)
             if not finite.all():

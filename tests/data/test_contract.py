@@ -17,7 +17,9 @@ from dydiff_jax.data.windows import stack
 from dydiff_jax.runs import commands
 
 FORMATS = ("zarr", "array_record")
-OPTIONS = dict(num_context=2, num_forecast=3, crop=4, split="trajectory", flip=True, fractions=(0.4, 0.3, 0.3))
+OPTIONS = dict(
+    num_context=2, num_forecast=3, crop=4, split="trajectory", flip=True, fractions=(0.4, 0.3, 0.3)
+)
 
 
 @pytest.fixture
@@ -59,7 +61,9 @@ def test_shards_hold_all_of_it_bit_for_bit(small, tmp_path, form, dtype):
         batch = next(streams[1])
         assert_same(batch, next(streams[0]))
         assert batch.frames.dtype == dtype and batch.observed.dtype == bool
-    for one, other in zip(make(horizon=6, beyond=2, of=original), make(horizon=6, beyond=2, of=found), strict=True):
+    for one, other in zip(
+        make(horizon=6, beyond=2, of=original), make(horizon=6, beyond=2, of=found), strict=True
+    ):
         assert_same(other.batch(), one.batch())
     for convention in ("channel", "speed"):
         expected_statistics = statistics(make(of=original).train, convention)
@@ -69,7 +73,10 @@ def test_shards_hold_all_of_it_bit_for_bit(small, tmp_path, form, dtype):
 @pytest.mark.parametrize("form", FORMATS)
 def test_an_exported_source_is_that_source(small, tmp_path, monkeypatch, form):
     monkeypatch.setitem(SOURCES, "complete", Complete)
-    raw, other = folder_config.get_config("dynamical,size=tiny"), shards_config.get_config("dynamical,size=tiny")
+    raw, other = (
+        folder_config.get_config("dynamical,size=tiny"),
+        shards_config.get_config("dynamical,size=tiny"),
+    )
     raw.data = dict(name="complete", scale=0.25)
     commands.export(raw, str(tmp_path / "out"), form)
     other.data.path = str(tmp_path / "out")
@@ -115,7 +122,9 @@ def test_windows_without_all_of_their_forcings_are_left_out():
 def test_forcings_end_with_the_trajectory_and_not_with_the_split():
     options = dict(split="time", crop=None)
     whole, short = make(3, 0, **options), make(3, 3, **options)
-    assert starts(short.valid) == starts(whole.valid), "the frames of the gap and of the test split have forcings"
+    assert starts(short.valid) == starts(whole.valid), (
+        "the frames of the gap and of the test split have forcings"
+    )
     last = max(place[1] for place in whole.test.places if place[0] == 0)
     assert max(place[1] for place in short.test.places if place[0] == 0) == last - 3
 

@@ -65,7 +65,14 @@ class Complete:
 
     def spec(self) -> DataSpec:
         return DataSpec(
-            (6, 12, 2), ("u", "v"), "m/s", 0.5, "s", "field", ("action", "season", "insolation"), ("height", "land")
+            (6, 12, 2),
+            ("u", "v"),
+            "m/s",
+            0.5,
+            "s",
+            "field",
+            ("action", "season", "insolation"),
+            ("height", "land"),
         )
 
     def load(self) -> Trajectories:
