@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dydiff_jax.data.cache import npz_arrays
 from dydiff_jax.runs import files
 
 
@@ -43,10 +44,12 @@ class Moments(NamedTuple):
         """The moments in the contents of an .npz file.
 
         Raises:
-          ValueError, KeyError, EOFError, OSError: they are broken, or not those of as many frames and channels.
+          ValueError: they are broken, or not those of as many frames and channels.
         """
-        with np.load(io.BytesIO(contents), allow_pickle=False) as archive:
-            found = cls(*(archive[name] for name in cls._fields))
+        try:
+            found = cls(**npz_arrays(contents))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"not a whole file of moments ({error})") from error
         expected = [(frames, channels)] * 2 + [(frames,), (frames, channels), (frames,), (frames, channels)]
         if [column.shape for column in found] != expected:
             raise ValueError(f"expected moments of shapes {expected}, found {[c.shape for c in found]}")
@@ -84,7 +87,7 @@ def read_cached(path: pathlib.Path, frames: int, channels: int) -> Moments | Non
     """The moments in a cache file, None where there are none that can be used."""
     try:
         return Moments.from_npz(path.read_bytes(), frames, channels)
-    except (ValueError, KeyError, EOFError, OSError):
+    except (ValueError, OSError):
         return None
 
 

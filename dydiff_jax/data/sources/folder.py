@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dydiff_jax.data.cache import npz_header, open_npy
+from dydiff_jax.data.cache import BROKEN, broken, npz_header, open_npy
 from dydiff_jax.data.sources.source import local_path, register
 from dydiff_jax.data.trajectories import Trajectories, file_identity, moments_file
 from dydiff_jax.runs import files
@@ -111,7 +111,11 @@ class Folder:
 
     def _open_npz(self, path: pathlib.Path) -> np.ndarray:
         with open_npy(path) as archive:
-            return archive[self._key(path, archive.files)]
+            key = self._key(path, archive.files)
+            try:
+                return archive[key]
+            except BROKEN as error:
+                raise broken(path, error) from error
 
     def _open_zarr(self, path: pathlib.Path) -> Any:
         try:
