@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import jax
+import numpy as np
 
 from dydiff_jax.types import Array, Batch, DataSpec, Frames, Keys, Params
 
@@ -158,7 +159,8 @@ class Objective(Protocol):
       rules: how the leaves of the parameters are sharded; those of the networks that they belong to.
     """
 
-    rules: Sequence[Rule]
+    @property
+    def rules(self) -> Sequence[Rule]: ...
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters."""
@@ -200,11 +202,11 @@ class Stage:
 class Examples(Protocol):
     """The batches of a stage, a pure function of (seed, step)."""
 
-    def stream(self, step: int, rows: Sequence[int]) -> Iterator[Batch]:
+    def stream(self, step: int, rows: Sequence[int] | np.ndarray) -> Iterator[Batch]:
         """These rows of the batches of one step and of all later ones, in numpy, read ahead."""
         ...
 
-    def rows(self, step: int, rows: Sequence[int]) -> Batch:
+    def rows(self, step: int, rows: Sequence[int] | np.ndarray) -> Batch:
         """These rows of the batch of one step; what ``stream`` yields, read on the spot."""
         ...
 
@@ -224,11 +226,20 @@ class Forecaster(Protocol):
       nfe_per_frame: network evaluations (NFE) for each frame.
     """
 
-    block: int
-    delay: int
-    reach: int
-    max_members: int | None
-    nfe_per_frame: float
+    @property
+    def block(self) -> int: ...
+
+    @property
+    def delay(self) -> int: ...
+
+    @property
+    def reach(self) -> int: ...
+
+    @property
+    def max_members(self) -> int | None: ...
+
+    @property
+    def nfe_per_frame(self) -> float: ...
 
     def begin(self, weights: Weights, keys: Keys, batch: Batch) -> Carry:
         """The state before the first block, from the context frames of each row.

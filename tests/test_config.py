@@ -36,7 +36,7 @@ def test_every_config_is_valid(path, size, method):
 
 def test_the_five_methods_are_there():
     assert METHODS == ("standard", "dynamical", "rolling", "rolling_dynamical", "regression")
-    assert DIFFUSIONS == METHODS[:-1]
+    assert METHODS[:-1] == DIFFUSIONS
 
 
 @pytest.mark.parametrize("method", DIFFUSIONS)

@@ -17,7 +17,8 @@ class Codec(Protocol):
       stages: of a learned codec, trained before those of the system; () otherwise.
     """
 
-    stages: Sequence[Stage]
+    @property
+    def stages(self) -> Sequence[Stage]: ...
 
     def frame_shape(self, physical: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of a frame in model space."""

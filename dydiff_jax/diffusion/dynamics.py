@@ -60,7 +60,7 @@ def inverse_dynamics(
     """
     frames, keep, take = _frames_first(y, gamma, axis)
     if initial is None:
-        clean = jnp.concatenate([frames[:1], (frames[1:] - keep[1:] * frames[:-1]) / take[1:]])
+        clean: Array = jnp.concatenate([frames[:1], (frames[1:] - keep[1:] * frames[:-1]) / take[1:]])
     else:
         previous = jnp.concatenate([initial.astype(frames.dtype)[None], frames[:-1]])
         clean = (frames - keep * previous) / take

@@ -6,7 +6,7 @@ clean frames and white noise mixed along time (DyDiff, arXiv 2503.00951, eq. 4 a
 
 import abc
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jaxtyping import Bool, DTypeLike, Float
 from dydiff_jax.diffusion import prediction as targets
 from dydiff_jax.diffusion.dynamics import dynamics, inverse_dynamics
 from dydiff_jax.diffusion.schedules import Schedule
-from dydiff_jax.types import Array, Frames, Keys, Levels, PerExample, PerFrame, over_frames
+from dydiff_jax.types import Array, Denoiser, Frames, Keys, Levels, PerExample, PerFrame, over_frames
 
 #: The largest tau at which dividing by an amplitude that vanishes at tau = 1 is still usable (alpha = 0.028).
 SAFE_START = 0.982
@@ -47,10 +47,6 @@ class GaussianProcess(abc.ABC):
       num_forecast: k, forecast frames.
       prediction: what the network regresses, in mixed coordinates; v = alpha n - sigma y.
       context: whether context frames are given clean or corrupted like the others.
-      mixes_data: whether D on the data is another map than the identity.
-      mixes_noise: whether D on the noise is another map than the identity.
-      correlated_noise: whether the noise of frames that enter a moving window depends on that of the frames before
-        them, so that `extend` reads the residual variance of its estimate.
 
     Raises:
       ValueError: a number of frames is out of its range.
@@ -62,10 +58,6 @@ class GaussianProcess(abc.ABC):
     prediction: Literal["eps", "x0", "v"] = "v"
     context: Literal["clean", "noised"] = "clean"
 
-    mixes_data: ClassVar[bool] = False
-    mixes_noise: ClassVar[bool] = False
-    correlated_noise: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         if self.num_context < 0:
             raise ValueError(f"num_context: expected 0 or more frames, found {self.num_context}")
@@ -75,6 +67,24 @@ class GaussianProcess(abc.ABC):
             raise ValueError(f'prediction: expected "eps", "x0" or "v", found "{self.prediction}"')
         if self.context not in ("clean", "noised"):
             raise ValueError(f'context: expected "clean" or "noised", found "{self.context}"')
+
+    @property
+    def mixes_data(self) -> bool:
+        """Whether D on the data is another map than the identity."""
+        return False
+
+    @property
+    def mixes_noise(self) -> bool:
+        """Whether D on the noise is another map than the identity."""
+        return False
+
+    @property
+    def correlated_noise(self) -> bool:
+        """Whether the noise of frames that enter a moving window depends on that of the frames before them.
+
+        Then `extend` reads the residual variance of its estimate.
+        """
+        return False
 
     @property
     def num_frames(self) -> int:
@@ -174,6 +184,24 @@ class GaussianProcess(abc.ABC):
     def noise(self, eps: Frames, levels: Levels) -> Frames:
         """Mixed noise n = D(eps), 0 on clean context."""
         return self._after_clean(jnp.zeros_like(eps), self._mix_noise(eps, levels))
+
+    def residual_variance(
+        self, denoise: Denoiser, x0: Frames, eps: Frames, tau: PerExample
+    ) -> Float[Array, "c"]:
+        """E|n - n_hat|^2 of the last frame of sliding windows at time tau, the mean over windows and all
+        axes of a frame but the last.
+
+        Args:
+          denoise: (z, logsnr) to the prediction.
+          x0: clean windows [b, p + k, *s, c].
+          eps: white noise of the same shape.
+          tau: [b], the start of the last step before the window moves on.
+        """
+        levels = self.levels(tau, jnp.ones(tau.shape, bool))
+        z = self.forward(x0, eps, levels)
+        _, estimate = self.recover(z, denoise(z, self.logsnr(levels)), levels)
+        error = self.noise(eps - estimate, levels)[:, -1]
+        return jnp.mean(error**2, axis=tuple(range(error.ndim - 1)))
 
     def extend(
         self,

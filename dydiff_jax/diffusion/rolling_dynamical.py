@@ -3,13 +3,12 @@
 import dataclasses
 
 import jax.numpy as jnp
-from jaxtyping import Float
 
 from dydiff_jax.diffusion.dynamical import MAX_ETA, Dynamical
 from dydiff_jax.diffusion.dynamics import dynamics
 from dydiff_jax.diffusion.process import Corrupted
 from dydiff_jax.diffusion.rolling import Rolling
-from dydiff_jax.types import Array, Denoiser, Frames, Levels, PerExample, PerFrame, over_frames
+from dydiff_jax.types import Array, Frames, Levels, PerFrame, over_frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,24 +49,6 @@ class RollingDynamical(Dynamical, Rolling):
         share = super().refresh_fraction(start, end)
         cap = 4 * jnp.pi * jnp.maximum(start.t - end.t, 0)
         return jnp.minimum(share, cap) if self.mixes_noise else share
-
-    def residual_variance(
-        self, denoise: Denoiser, x0: Frames, eps: Frames, tau: PerExample
-    ) -> Float[Array, "c"]:
-        """E|n - n_hat|^2 of the last frame of sliding windows at time tau, the mean over windows and all
-        axes of a frame but the last.
-
-        Args:
-          denoise: (z, logsnr) to the prediction.
-          x0: clean windows [b, p + k, *s, c].
-          eps: white noise of the same shape.
-          tau: [b], the start of the last step before the window moves on.
-        """
-        levels = self.levels(tau, jnp.ones(tau.shape, bool))
-        z = self.forward(x0, eps, levels)
-        _, estimate = self.recover(z, denoise(z, self.logsnr(levels)), levels)
-        error = self.noise(eps - estimate, levels)[:, -1]
-        return jnp.mean(error**2, axis=tuple(range(error.ndim - 1)))
 
     def _entering(
         self, noise: Frames, fresh: Corrupted, levels: Levels, residual_variance: float | Array

@@ -115,7 +115,7 @@ class Rollout:
         process, p = self.process, self.process.num_context
         taus = jnp.asarray(self.timesteps(), carry.state.z.dtype)
 
-        def run_pass(carry: RolloutState, _) -> tuple[RolloutState, Frames]:
+        def run_pass(carry: RolloutState, _: None) -> tuple[RolloutState, Frames]:
             sliding = carry.passes >= self.warmup_passes
             grid = taus[jnp.minimum(carry.passes, self.warmup_passes)]
             fresh = white_noise(samplers.fold(noise_keys, carry.passes), carry.state.z)

@@ -203,7 +203,7 @@ def integrate(
         start = process.levels(jnp.broadcast_to(inputs.start, (batch,)), sliding)
         end = process.levels(jnp.broadcast_to(inputs.end, (batch,)), sliding)
         prediction = denoise(state.z, process.logsnr(start)).astype(state.z.dtype)
-        fresh = jnp.zeros_like(state.z)
+        fresh: Frames = jnp.zeros_like(state.z)
         if sampler.name == "ancestral":
             fresh = white_noise(fold(keys, inputs.number), state.z)
         return update(process, sampler, state, prediction, fresh, start, end), None

@@ -11,7 +11,7 @@ from dydiff_jax.types import Batch
 
 
 def check_batch(batch_size: int, mesh: Mesh) -> None:
-    """Raises a ValueError if the mesh does not divide the batch."""
+    """Raise ValueError if the mesh does not divide the batch."""
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_size % parts:
         raise ValueError(
@@ -27,7 +27,7 @@ def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
     return np.unique([row for (part,) in parts for row in range(*part.indices(batch_size))])
 
 
-def assemble(local: Batch, rows: Sequence[int], batch_size: int, mesh: Mesh) -> Batch:
+def assemble(local: Batch, rows: Sequence[int] | np.ndarray, batch_size: int, mesh: Mesh) -> Batch:
     """The global batch, sharded by `mesh.BATCH_SPEC`.
 
     Args:

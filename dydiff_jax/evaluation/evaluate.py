@@ -17,7 +17,7 @@ from dydiff_jax.evaluation import baselines, plots
 from dydiff_jax.evaluation import scores as scoring
 from dydiff_jax.evaluation.scores import ScoreOptions
 from dydiff_jax.runs import files
-from dydiff_jax.types import Batch, DataSpec
+from dydiff_jax.types import Array, Batch, DataSpec
 
 #: The file of an evaluation that is written last.
 TABLE = "table.md"
@@ -122,7 +122,7 @@ class Evaluation:
     def observed(self) -> np.ndarray | None:
         """Which points of the truth are known, or None: all are."""
         found = self.scored.batch.observed
-        return None if found is None else found[:, self.num_context :]
+        return None if found is None else np.asarray(found[:, self.num_context :])
 
 
 def chunk_rows(options: EvaluationOptions, mesh: Mesh, rows: int) -> int:
@@ -140,8 +140,8 @@ def baseline_ensembles(evaluation: Evaluation) -> Iterator[tuple[str, np.ndarray
         training_crops=evaluation.training.crops,
         num_forecast=evaluation.truth.shape[1],
         members=evaluation.members,
-        context_observed=evaluation.context.observed,
-        training_observed=evaluation.training.batch.observed,
+        context_observed=_mask(evaluation.context.observed),
+        training_observed=_mask(evaluation.training.batch.observed),
     )
     return baselines.ensembles(known, evaluation.seed)
 
@@ -180,7 +180,7 @@ def write_scores(
     scores = score_all(itertools.chain(ensembles.items(), baseline_ensembles(evaluation)), evaluation)
     keep = slice(header["evaluation"]["saved"])
     arrays = {
-        "context": _blank(evaluation.context.frames[keep], evaluation.context.observed, keep),
+        "context": _blank(evaluation.context.frames[keep], _mask(evaluation.context.observed), keep),
         "truth": _blank(evaluation.truth[keep], evaluation.observed, keep),
         "ensemble": next(iter(ensembles.values()))[:, keep],
         "leads": np.asarray(header["leads"]),
@@ -192,7 +192,11 @@ def write_scores(
     files.write_text(folder / TABLE, tables(header, scores))
 
 
-def _blank(frames: np.ndarray, observed: np.ndarray | None, keep: slice) -> np.ndarray:
+def _mask(observed: Array | None) -> np.ndarray | None:
+    return None if observed is None else np.asarray(observed)
+
+
+def _blank(frames: Array, observed: np.ndarray | None, keep: slice) -> np.ndarray:
     """Frames of the kept windows, float32, with NaN where they are missing."""
     frames = np.asarray(frames, np.float32)
     return frames if observed is None else np.where(observed[keep], frames, np.nan)
@@ -225,6 +229,7 @@ def evaluation_folder(directory: pathlib.Path, header: Mapping[str, Any]) -> pat
         found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         if all(found.get(name) == json.loads(json.dumps(header[name])) for name in EVALUATED_WITH):
             return folder
+    raise AssertionError("folders are numbered without end")
 
 
 def is_done(folder: pathlib.Path) -> bool:

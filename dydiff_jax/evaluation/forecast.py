@@ -152,9 +152,9 @@ def chunks(total: int, size: int) -> Iterator[np.ndarray]:
 
 def gather(pieces: Iterable[Piece], members: int, n: int, horizon: int) -> np.ndarray:
     """Assemble pieces into [e, n, horizon, *s]."""
-    out = None
+    out = np.empty(0)
     for piece in pieces:
-        if out is None:
+        if not out.size:
             out = np.empty((members, n, horizon, *piece.frames.shape[2:]), piece.frames.dtype)
         out[piece.member, piece.window, piece.first : piece.first + piece.frames.shape[1]] = piece.frames
     return out

@@ -7,7 +7,7 @@ matrix products and convolutions run in ``dtype``.
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +95,7 @@ def rms_norm(x: Float[Array, "*shape c"]) -> Float[Array, "*shape c"]:
     return (x * jax.lax.rsqrt(square + 1e-6)).astype(x.dtype)
 
 
-def dense(features: int, name: str, dtype: str | None = None, **options) -> nn.Dense:
+def dense(features: int, name: str, dtype: str | None = None, **options: Any) -> nn.Dense:
     """A linear layer whose kernel is gathered where it is used."""
     product = gather_kernel(jax.lax.dot_general, f"{name}/kernel", RULES)
     return nn.Dense(features, dtype=dtype, name=name, dot_general=product, **options)
@@ -142,11 +142,11 @@ class Conditioning(nn.Module):
     ) -> Float[Array, "b f e"]:
         level = jnp.clip(logsnr.astype(jnp.float32), -LOGSNR_BOUND, LOGSNR_BOUND)
         index = jnp.broadcast_to(jnp.arange(level.shape[1], dtype=jnp.float32), level.shape)
-        features = [
+        sinusoids = [
             sinusoid(level, 128, shortest=2.0, longest=8 * LOGSNR_BOUND),
             sinusoid(index, 64, shortest=4.0, longest=1024.0),
         ]
-        features = constrain_batch(jnp.concatenate(features, axis=-1))
+        features = constrain_batch(jnp.concatenate(sinusoids, axis=-1))
         hidden = dense(self.embed_dim, "level_in")(features)
         if forcings is not None:
             hidden += dense(self.embed_dim, "forcing_in", use_bias=False)(forcings)

@@ -33,7 +33,8 @@ class Network(Protocol):
       rules: how the leaves of the parameters are sharded.
     """
 
-    rules: Sequence[Rule]
+    @property
+    def rules(self) -> Sequence[Rule]: ...
 
     def check(self, frame: tuple[int, ...]) -> None:
         """Raise ValueError for frames of a shape that the network cannot take."""
@@ -77,12 +78,16 @@ class LinenNetwork:
     Attributes:
       module: the flax module.
       rules: how its parameters are sharded.
-      check: raises ValueError for a frame that it cannot take.
+      check_frame: raises ValueError for a frame that it cannot take.
     """
 
     module: nn.Module
     rules: tuple[Rule, ...]
-    check: Callable[[tuple[int, ...]], None]
+    check_frame: Callable[[tuple[int, ...]], None]
+
+    def check(self, frame: tuple[int, ...]) -> None:
+        """Raise ValueError for a frame that the module cannot take."""
+        self.check_frame(frame)
 
     def init(self, key: jax.Array, inputs: Inputs) -> Params:
         """Fresh parameters."""
@@ -90,12 +95,9 @@ class LinenNetwork:
 
     def apply(self, params: Params, inputs: Inputs, key: jax.Array | None = None) -> Frames:
         """The prediction; with a key in training mode, dropout drawn from it."""
-        if key is None:
-            return self.module.apply({"params": params}, inputs.x, inputs.level, *inputs.conditions)
-        rngs = {"dropout": key}
-        return self.module.apply(
-            {"params": params}, inputs.x, inputs.level, *inputs.conditions, train=True, rngs=rngs
-        )
+        mode: dict[str, Any] = {} if key is None else {"train": True, "rngs": {"dropout": key}}
+        out: Any = self.module.apply({"params": params}, inputs.x, inputs.level, *inputs.conditions, **mode)
+        return out
 
 
 class Model(NamedTuple):

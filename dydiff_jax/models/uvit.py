@@ -147,7 +147,7 @@ class UViTOptions(NetworkOptions):
             object.__setattr__(options, "dtype", "float16")  # a dtype that no config can choose
         return options
 
-    def check_grid(self, height: int, width: int):
+    def check_grid(self, height: int, width: int) -> None:
         """Raise ValueError for a grid that the levels do not divide."""
         unit = self.multiple
         if height % unit or width % unit or not height or not width:

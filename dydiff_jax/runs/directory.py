@@ -217,6 +217,7 @@ def calibration_shape(run: Run, weights: Weights, key: jax.Array) -> Params:
 def training_cost(directory: pathlib.Path) -> dict[str, float]:
     """Seconds of all steps of all stages, compilation among them, and the median rate of the last stage."""
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if "steps_per_second" in line]  # those of training, not of validation
     seconds, rates = 0.0, []
     for stage in dict.fromkeys(line["stage"] for line in lines):
         own = [line for line in lines if line["stage"] == stage]

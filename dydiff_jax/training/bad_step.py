@@ -96,7 +96,9 @@ def repeat(
     size = len(whole.frames)
     rows = global_batch.local_rows(size, mesh)
     with jax.set_mesh(mesh), Checkpoints(folder / "state", 1, None) as checkpoints:
-        state, _ = checkpoints.restore(abstract)
+        restored = checkpoints.restore(abstract)
+        assert restored is not None  # the bundle holds a checkpoint
+        state, _ = restored
         batch = global_batch.assemble(jax.tree.map(lambda leaf: leaf[rows], whole), rows, size, mesh)
         key = jax.random.fold_in(run_keys(recipe)[1], facts["step"])
         differentiated = jax.jit(jax.value_and_grad(stage.objective.loss, has_aux=True))

@@ -140,18 +140,23 @@ def open_source(
       ValueError: it is unfinished, damaged, foreign or retrained.
     """
     found = collectives.on_main(lambda: _inspect(stage, sections, needs))
-    collectives.on_main(lambda: _remember(stage, found, workdir / SOURCES))
+    remember(stage.name, _source(stage), found, workdir)
     abstract = meshes.abstract_params(stage.objective.init, mesh, stage.objective.rules)
     return loading.load_ema(_directory(stage), abstract, found["step"])[0], found
 
 
 def _directory(stage: Stage) -> pathlib.Path:
-    return pathlib.Path(stage.source).absolute() / "checkpoints" / stage.name
+    return _source(stage) / "checkpoints" / stage.name
+
+
+def _source(stage: Stage) -> pathlib.Path:
+    assert stage.source is not None  # asked for stages with a source alone
+    return stage.source.absolute()
 
 
 def _inspect(stage: Stage, sections: Sections, needs: Mapping[str, Identity]) -> dict[str, Any]:
     """The identity of the stage in its source, if it is what `open_source` expects."""
-    source, directory = pathlib.Path(stage.source).absolute(), _directory(stage)
+    source, directory = _source(stage), _directory(stage)
     where = f"stage {stage.name}: source {source}"
     steps = folders.steps(directory)
     if not (source / "config.json").is_file():
@@ -222,17 +227,32 @@ def _differences(expected: Any, found: Any, name: str = "") -> list[str]:
     return [] if expected == found else [f"{name}: expected {expected}, found {found}"]
 
 
-def _remember(stage: Stage, found: dict[str, Any], path: pathlib.Path) -> None:
-    """Write the identity of a source at its first use, or compare it with that of the first use."""
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if stage.name not in known:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(path, {**known, stage.name: found})
-    elif known[stage.name] != found:
-        raise ValueError(
-            f"stage {stage.name}: source {stage.source}: retrained: expected the weights that this run began with, "
-            f"{_short(known[stage.name])}, found {_short(found)}; restore them, or use a new work directory"
-        )
+def remember(name: str, source: pathlib.Path, found: Mapping[str, Any], workdir: pathlib.Path) -> None:
+    """Write the identity of another run's stage at its first use, or compare it with that of the first use.
+
+    Args:
+      name: of the stage, as ``stages.json`` of the work directory has it.
+      source: the other run, for messages.
+      found: the identity of its stage.
+      workdir: of this run.
+
+    Raises:
+      ValueError: the stage was trained anew since.
+    """
+    path = workdir / SOURCES
+
+    def act() -> None:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if name not in known:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.write_json(path, {**known, name: found})
+        elif known[name] != found:
+            raise ValueError(
+                f"stage {name}: source {source}: retrained: expected the weights that this run began with, "
+                f"{_short(known[name])}, found {_short(found)}; restore them, or use a new work directory"
+            )
+
+    collectives.on_main(act)
 
 
 def _short(identity: Identity) -> str:

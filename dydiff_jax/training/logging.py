@@ -39,7 +39,8 @@ class MetricsLog:
         self.phases = phases
         self._stage, self._window = stage, notes.get("window") or _empty()
         self._best, self._validated = notes.get("best"), notes.get("validated")
-        self._file = self._events = None
+        self._file: Any = None
+        self._events: Any = None
         self._since, self._clock, self._warned = step, time.monotonic(), False
         if collectives.is_main():
             path = workdir / "metrics.jsonl"
@@ -52,8 +53,8 @@ class MetricsLog:
     def __enter__(self) -> "MetricsLog":
         return self
 
-    def __exit__(self, *_) -> None:
-        if self._file is not None:
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None and self._events is not None:
             self._file.close()
             self._events.close()
 

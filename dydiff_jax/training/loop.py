@@ -176,7 +176,7 @@ class Loop:
             self._score(first, state, monitor)  # where a stop came before the score that was due
         stream = self._batches(first)
         with phases.phase("input"):
-            batch = next(stream) if first < options.steps else None
+            batch: Any = next(stream) if first < options.steps else None
         for step in range(first, options.steps):
             phases.heartbeat(f"step {step}")
             with phases.phase("compile" if step == first else "step"):
@@ -186,7 +186,8 @@ class Loop:
             if done < options.steps:
                 with phases.phase("input") as waited:
                     batch = next(stream)
-                if not metrics["loss"].is_ready():
+                loss: Any = metrics["loss"]  # the type of arrays does not know is_ready
+                if not loss.is_ready():
                     phases.move("input", "step", waited())
             with phases.phase("step"):
                 self._check(monitor, state, leave=1)
@@ -220,8 +221,9 @@ class Loop:
             sys.exit(exit_codes.STOPPED)
 
     def _score(self, done: int, state: TrainState, monitor: Monitor) -> None:
-        if self._validate is not None and monitor.is_due(done):
-            monitor.validate(done, lambda: self._validate(state.ema))
+        validate = self._validate
+        if validate is not None and monitor.is_due(done):
+            monitor.validate(done, lambda: validate(state.ema))
 
     def _batches(self, first: int) -> Iterator[Batch]:
         """The global batches from step ``first`` on."""

@@ -47,7 +47,7 @@ class Monitor:
         """Name examples by ``ids``, ask ``learning_rate`` for that of an update, write to ``log`` and ``bar``."""
         self._ids, self._options, self._learning_rate = ids, options, learning_rate
         self._log, self._bar = log, bar
-        self._unread = collections.deque()
+        self._unread: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class Monitor:
         self._bar.update(1)
         done = step + 1
         if done % self._options.log_every == 0 or done == self._options.steps:
-            last_update = max(done - skipped - 1, 0)
+            last_update = int(max(done - skipped - 1, 0))
             self._log.write(done, {"learning_rate": self._learning_rate(last_update), "skipped": skipped})
 
     def _describe(self, step: int, metrics: dict[str, float], ids: list) -> str:
@@ -125,11 +125,11 @@ class StopRequest:
             self._previous = signal.signal(signal.SIGTERM, self._receive)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if not self._several:
             signal.signal(signal.SIGTERM, self._previous)
 
-    def _receive(self, *_) -> None:
+    def _receive(self, *_: object) -> None:
         self._received = True
 
     def requested(self, step: int) -> bool:

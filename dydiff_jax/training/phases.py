@@ -36,7 +36,7 @@ class Phases:
         """
         self.earlier: dict[str, float] = {}
         self.starts = 1
-        self._seconds = collections.Counter()
+        self._seconds: collections.defaultdict[str, float] = collections.defaultdict(float)
         self._limit = math.inf if limit is None else limit
         self._name, self._note = "start", ""
         self._since = self._moved = time.monotonic()
@@ -49,7 +49,7 @@ class Phases:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._done.set()
 
     @contextlib.contextmanager
@@ -86,7 +86,8 @@ class Phases:
     def seconds(self) -> dict[str, float]:
         """Seconds in each phase so far, over all processes of the stage; their sum is the total."""
         self._turn(self._name)
-        return dict(collections.Counter(self.earlier) + self._seconds)
+        names = self.earlier.keys() | self._seconds.keys()
+        return {name: self.earlier.get(name, 0.0) + self._seconds.get(name, 0.0) for name in names}
 
     def _turn(self, name: str) -> None:
         now = time.monotonic()

@@ -78,10 +78,11 @@ def train_stages(
             frozen = {name: weights[name] for name in stage.needs}
             validate = None if validation is None else validation(stage, weights)
             examples = examples_of(stage)
-            begun = loading.newest_step(session.checkpoints(stage.name)) is not None
-            first = None if initial is None or begun else _initial(stage, initial, session.mesh)
-            options = {"fingerprint": digits, "initial": first, "validate": validate}
-            ema = loop.train(stage, frozen, examples, session, **options).ema
+            first = None if initial is None else _initial(stage, initial, session)
+            trained = loop.train(
+                stage, frozen, examples, session, fingerprint=digits, initial=first, validate=validate
+            )
+            ema = trained.ema
             session = session._replace(began=None)
         weights[stage.name] = ema
         identities[stage.name] = fingerprints.identity(session.checkpoints(stage.name))
@@ -127,15 +128,22 @@ def load_stages(
     return weights, done
 
 
-def _initial(stage: Stage, source: pathlib.Path, mesh: Mesh) -> Params:
-    """The EMA of the same stage of another run; shapes are compared leaf by leaf."""
+def _initial(stage: Stage, source: pathlib.Path, session: loop.Session) -> Params | None:
+    """The EMA of the same stage of another run, for a stage that begins; None for one that has begun.
+
+    Which weights a stage began with is kept in ``stages.json``; others are refused when it resumes.
+    """
     directory = loop.checkpoint_directory(source, stage.name)
+    begun = loading.newest_step(session.checkpoints(stage.name)) is not None
     if loading.newest_step(directory) is None:
+        if begun:
+            return None
         raise FileNotFoundError(
             f"config.initial: {directory}: expected a checkpoint of stage {stage.name}, found none; name the --workdir "
             "of a run that has trained it"
         )
-    return loading.load_ema(directory, _abstract(stage, mesh))[0]
+    fingerprints.remember(f"initial {stage.name}", source, fingerprints.identity(directory), session.workdir)
+    return None if begun else loading.load_ema(directory, _abstract(stage, session.mesh))[0]
 
 
 def _finished(stage: Stage, digits: str, session: loop.Session) -> Params | None:

@@ -1,6 +1,7 @@
 """The train state, and the step that maps a state and a batch to the next state."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from dydiff_jax.types import Batch, Params
 
 
 class TrainState(struct.PyTreeNode):
-    """All that a stage needs to go on; together with its recipe it determines the rest of the training.
+    """All that a stage needs to resume; together with its recipe it determines the rest of the training.
 
     Attributes:
       step: int32 []; steps done, skipped ones included; also the index of the next batch.
@@ -96,8 +97,9 @@ def make_train_step(objective: Objective, recipe: Recipe, abstract: TrainState, 
         without any.
     """
     optimizer, max_bad_steps = make_optimizer(recipe), recipe.train.max_bad_steps
+    shardings: Any
     shardings, placed = (jax.tree.map(lambda leaf: leaf.sharding, tree) for tree in (abstract, dict(frozen)))
-    mesh = abstract.step.sharding.mesh
+    mesh: Mesh = shardings.step.mesh
 
     def train_step(
         state: TrainState, frozen: Weights, batch: Batch

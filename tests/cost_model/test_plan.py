@@ -16,12 +16,14 @@ from dydiff_jax import build
 from dydiff_jax.cost_model import plan
 from dydiff_jax.distributed import mesh as meshes
 from dydiff_jax.distributed.rules import leaf_spec
-from dydiff_jax.training import optim, state
+from dydiff_jax.training import state
 from tests import small
 
 ROOT = pathlib.Path(__file__).parents[2]
 #: A window of 2 + 2 frames of 16 x 16, a batch of 8, one block a level.
-TINY = dict(train__batch_size=8, window__num_context=2, window__num_forecast=2, model__blocks=(1, 1))
+TINY = dict(
+    train__batch_size=8, window__num_context=2, window__num_forecast=2, networks__denoiser__blocks=(1, 1)
+)
 
 
 def config(argument="dynamical,size=tiny", **changes):
@@ -30,7 +32,7 @@ def config(argument="dynamical,size=tiny", **changes):
 
 @pytest.fixture(scope="module")
 def plans(tmp_path_factory):
-    """One plan for each mesh, made once."""
+    """One plan for each mesh, made once, with what it holds of its only stage."""
     made = {}
 
     def make(**changes):
@@ -39,25 +41,28 @@ def plans(tmp_path_factory):
             directory = tmp_path_factory.mktemp("plan")
             found = plan.plan(config(**changes), 8, "H100", directory)
             assert json.loads((directory / "plan.json").read_text()) == json.loads(json.dumps(found))
-            made[key] = found
+            (stage,) = found["stages"].values()
+            made[key] = found | stage
         return made[key]
 
     return make
 
 
 def state_leaves(raw):
-    """Every leaf of the train state with its path."""
-    settings = build.load(raw)
-    experiment = build.build(settings, plan.data_card(settings))
-    optimizer = optim.make_optimizer(settings.optimizer, settings.train.steps)
-    shapes = jax.eval_shape(lambda: state.init_state(experiment.init, optimizer, 0))
-    return [(meshes.leaf_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)]
+    """Every leaf of the train state with its path, and the sharding rules of the stage."""
+    run = build.build(build.load(raw), build.spec_card(build.load(raw)))
+    (stage,) = run.stages
+    shapes = jax.eval_shape(lambda: state.init_state(stage.objective, stage.recipe))
+    leaves = jax.tree_util.tree_leaves_with_path(shapes)
+    return [(meshes.leaf_name(path), leaf) for path, leaf in leaves], stage.objective.rules
 
 
-def split_bytes(leaves, mesh):
+def split_bytes(leaves, mesh, rules):
     """Sum over leaves of 4 bytes * size / product of the mesh axes that split it."""
     sizes = dict(mesh.shape)
-    parts = [[sizes[axis] for axis in leaf_spec(name, leaf.shape, mesh) if axis] for name, leaf in leaves]
+    parts = [
+        [sizes[axis] for axis in leaf_spec(name, leaf.shape, mesh, rules) if axis] for name, leaf in leaves
+    ]
     return sum(4 * leaf.size // math.prod(part) for (_, leaf), part in zip(leaves, parts, strict=True))
 
 
@@ -73,12 +78,11 @@ def sums(program, kind):
 @pytest.mark.parametrize("mesh", [dict(data=8), dict(data=2, fsdp=4), dict(data=2, fsdp=2, tensor=2)])
 def test_memory_is_the_sum_of_the_shards(plans, mesh):
     found = plans(**{f"mesh__{axis}": mesh.get(axis, 1) for axis in meshes.AXES})
-    program, leaves = found["programs"]["CPU"], state_leaves(config())
+    program, (leaves, rules) = found["programs"]["CPU"], state_leaves(config())
     where = meshes.make_mesh(meshes.MeshOptions(**{"data": 1} | mesh))
-    assert program["state"] == split_bytes(leaves, where)
-    assert program["parameters"] == split_bytes(
-        [leaf for leaf in leaves if leaf[0].startswith("params")], where
-    )
+    assert program["state"] == split_bytes(leaves, where, rules)
+    weights = [leaf for leaf in leaves if leaf[0].startswith("params")]
+    assert program["parameters"] == split_bytes(weights, where, rules) and program["frozen"] == 0
     parts = where.shape["data"] * where.shape["fsdp"]
     assert program["batch"] == 4 * (8 // parts) * 4 * 16 * 16 * 2
     assert program["peak"] > program["state"] + program["batch"] + program["temporaries"]
@@ -102,8 +106,13 @@ def test_fully_sharded_weights_are_gathered(plans):
     found = plans(mesh__data=2, mesh__fsdp=4, mesh__tensor=1)
     program = found["programs"]["CPU"]
     where = meshes.make_mesh(meshes.MeshOptions(data=2, fsdp=4))
-    leaves = [leaf for leaf in state_leaves(config()) if leaf[0].startswith("params")]
-    whole = sum(4 * leaf.size for name, leaf in leaves if any(leaf_spec(name, leaf.shape, where)))
+    leaves, rules = state_leaves(config())
+    split = [
+        leaf
+        for name, leaf in leaves
+        if name.startswith("params") and any(leaf_spec(name, leaf.shape, where, rules))
+    ]
+    whole = sum(4 * leaf.size for leaf in split)
     gathered = sums(program, "all-gather")
     assert set(gathered) == {"fsdp"}
     assert whole <= gathered["fsdp"] <= 2 * whole
@@ -111,18 +120,19 @@ def test_fully_sharded_weights_are_gathered(plans):
 
 def test_scanned_blocks_count_with_their_number():
     """Written out or in a loop, a stage needs the same arithmetic; XLA's own analysis says otherwise."""
-    levels = dict(model__blocks=(1, 2), mesh__data=8)
+    levels = dict(networks__denoiser__blocks=(1, 2), mesh__data=8)
     counts = []
     for scan in (True, False):
-        settings = build.load(config(model__scan=scan, **levels))
-        mesh = plan.virtual_mesh(settings, 8)
-        card = plan.data_card(settings)
-        counts.append((plan.compile_step(settings, card, mesh).flops, plan.needed_flops(settings, card)))
+        settings = build.load(config(networks__denoiser__scan=scan, **levels))
+        run = build.build(settings, build.spec_card(settings))
+        (stage,) = run.stages
+        step = plan.compile_step(run, stage, plan.virtual_mesh(settings, 8))
+        counts.append((step.flops, plan.needed_flops(settings, run.card)[stage.name]))
     assert counts[0] == counts[1] and counts[0][0] * 8 == counts[0][1]
 
 
 def test_recomputation_shows_beside_what_the_model_needs(plans):
-    full = plans(mesh__data=8, model__remat="full")
+    full = plans(mesh__data=8, networks__denoiser__remat="full")
     assert full["model_flops"] == plans(mesh__data=8, mesh__fsdp=1, mesh__tensor=1)["model_flops"]
     assert 1 < full["programs"]["CPU"]["flops"] * 8 / full["model_flops"] < 4 / 3
 
@@ -145,7 +155,7 @@ def test_predictions_follow_from_the_program(plans):
 def test_half_precision_halves_what_the_gradients_send(plans):
     """XLA:CPU would widen bfloat16 gradients to 4 bytes; here they take 2, but for parameters used in float32."""
     wide = plans(mesh__data=8, mesh__fsdp=1, mesh__tensor=1)["programs"]["CPU"]
-    narrow = plans(mesh__data=8, model__dtype="bfloat16")["programs"]["CPU"]
+    narrow = plans(mesh__data=8, networks__denoiser__dtype="bfloat16")["programs"]["CPU"]
     ratio = sums(narrow, "all-reduce")["data"] / sums(wide, "all-reduce")["data"]
     assert 0.5 <= ratio < 0.6
     assert narrow["flops"] == wide["flops"] and narrow["state"] == wide["state"]
@@ -153,8 +163,8 @@ def test_half_precision_halves_what_the_gradients_send(plans):
 
 def test_no_data_are_made(monkeypatch):
     monkeypatch.setattr(type(build.load(config()).data), "load", lambda self: pytest.fail("data were made"))
-    card = plan.data_card(build.load(config()))
-    assert card.grid == (16, 16) and len(card.fields) == 2
+    card = build.spec_card(build.load(config()))
+    assert card.spec.frame_shape == (16, 16, 2)
 
 
 @pytest.mark.parametrize(
@@ -183,8 +193,9 @@ plan.prepare(64)
 from tests import small
 found = plan.plan(small.config("dynamical,size=tiny", train__batch_size=64, mesh__fsdp=8), 64, "H100")
 assert found["mesh"] == {"data": 8, "fsdp": 8, "tensor": 1}
-assert found["predictions"]["H100"]["link_bytes"] > 0 and found["predictions"]["H100"]["outside_bytes"] > 0
-assert {row["axes"] for row in found["programs"]["CPU"]["collectives"]} >= {"fsdp"}
+(stage,) = found["stages"].values()
+assert stage["predictions"]["H100"]["link_bytes"] > 0 and stage["predictions"]["H100"]["outside_bytes"] > 0
+assert {row["axes"] for row in stage["programs"]["CPU"]["collectives"]} >= {"fsdp"}
 """
 
 CHIPS = """
@@ -192,13 +203,19 @@ from dydiff_jax import build
 from dydiff_jax.cost_model import plan
 plan.prepare(8)
 from tests import small
-changes = dict(train__batch_size=8, mesh__fsdp=2, model__blocks=(1, 1), model__dtype="bfloat16")
+changes = dict(train__batch_size=8, mesh__fsdp=2, networks__denoiser__blocks=(1, 1))
+changes |= dict(networks__denoiser__dtype="bfloat16")
 config = build.load(small.config("dynamical,size=tiny", **changes))
-card, mesh = plan.data_card(config), plan.virtual_mesh(config, 8)
-virtual = plan.compile_step(config, card, mesh)
+mesh = plan.virtual_mesh(config, 8)
+
+def step(config, mesh):
+    run = build.build(config, build.spec_card(config))
+    return plan.compile_step(run, run.stages[0], mesh)
+
+virtual = step(plan.with_networks(config, lambda options: options.on_cpu()), mesh)
 topology = plan.tpu_topology(plan.DEVICES["v5e"], 8)
 assert topology == "v5e:2x4", topology
-chips = plan.compile_step(config, card, plan.tpu_mesh(mesh, topology))
+chips = step(config, plan.tpu_mesh(mesh, topology))
 assert (chips.flops, chips.state) == (virtual.flops, virtual.state), (chips, virtual)
 kinds = {collective.kind for collective in chips.collectives}
 assert "all-gather" in kinds and kinds & {"reduce-scatter", "all-reduce"}, kinds
@@ -215,6 +232,7 @@ def run(program):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_64_devices():
     run(MANY)
 

@@ -85,7 +85,7 @@ def test_every_example_is_seen_once_an_epoch_on_whatever_meshes(size):
     meshes = [make_mesh(sizes) for sizes in MOVES if size % (sizes[0] * sizes[1]) == 0]
     seen = []
     for step, mesh in zip(range(steps), itertools.cycle(meshes), strict=False):
-        source = TrainBatches(windows, size, seed=3)  # a process that was started anew
+        source = TrainBatches(windows, size, seed=3)  # a process that was started again
         rows = global_batch.local_rows(size, mesh)
         batch = global_batch.assemble(source.rows(step, rows), rows, size, mesh)
         whole = np.asarray(batch.frames)

@@ -136,8 +136,8 @@ def curves(found: Mapping[str, Any], name: str) -> Figure:
         times, mean, _ = _over_lead(entry["scores"][name], found["interval"])
         beyond = " (off the scale)" if name != "fsd" and min(mean, default=0) > HEADROOM * top else ""
         highest = max([highest, *mean])
-        line = {"color": "0.5", "linestyle": THIN[i % len(THIN)], "linewidth": 1}
-        axis.plot(times, mean, label=f"{baseline}{beyond}", **line)
+        dashes: Any = THIN[i % len(THIN)]
+        axis.plot(times, mean, label=f"{baseline}{beyond}", color="0.5", linestyle=dashes, linewidth=1)
     if name == "fsd":
         axis.set_yscale("log")
     else:
@@ -195,7 +195,7 @@ def sweep(found: Mapping[str, Any], key: str) -> Figure:
     shades = styles([{**groups[0], "label": name} for name, groups in lines.items()])
     for axis, name in zip(axes, names, strict=False):
         for line, groups in lines.items():
-            points = [(group, _point(group, name)) for group in groups if _point(group, name)]
+            points = [(group, point) for group in groups if (point := _point(group, name))]
             mean = np.array([point["mean"] for _, point in points])
             std = np.array([point["std"] or 0.0 for _, point in points])
             if key in groups[0]["swept"]:

@@ -72,12 +72,14 @@ def _read(found: Mapping[str, Any], home: Path) -> tuple[dict[str, Forecast], li
 
 def _panels(forecasts: Mapping[str, Forecast]) -> dict[str, np.ndarray]:
     """The truth, and the first member of every forecast, [1 + k, h, w] each."""
-    first = next(iter(forecasts.values()))
-    return {"truth": first.truth} | {label: forecast.ensemble[0] for label, forecast in forecasts.items()}
+    truth = next(iter(forecasts.values())).truth
+    assert truth is not None  # these forecasts come from evaluations
+    return {"truth": truth} | {label: forecast.ensemble[0] for label, forecast in forecasts.items()}
 
 
 def _same_window(one: Forecast, other: Forecast) -> bool:
     """Whether the truth is the same as far as both go."""
+    assert one.truth is not None and other.truth is not None  # these forecasts come from evaluations
     frames = min(len(one.truth), len(other.truth))
     return np.array_equal(one.truth[:frames], other.truth[:frames], equal_nan=True)
 

@@ -78,8 +78,11 @@ def pooled_crps(how: str, nonneg: bool = False) -> Make:
 
 def spectral_distance(case: Case) -> Numbers:
     """The Frechet spectral distance of each member in turn: their mean and, in "std", their deviation."""
-    distances = [_distances(case, lambda lead, whole, x=x: x[whole, lead]) for x in case.ensemble]
-    members = np.stack(distances)
+
+    def of(x: np.ndarray) -> np.ndarray:
+        return _distances(case, lambda lead, whole: x[whole, lead])
+
+    members = np.stack([of(x) for x in case.ensemble])
     lone = len(members) == 1
     std = np.full(case.horizon, np.nan) if lone else members.std(axis=0, ddof=1)
     return _at_leads(case, members.mean(axis=0), len(members)) | {"std": plain(std)}
@@ -87,7 +90,9 @@ def spectral_distance(case: Case) -> Numbers:
 
 def spectral_floor(case: Case) -> Numbers:
     """The Frechet spectral distance of truth and training frames at the leads asked for."""
-    return _at_leads(case, _distances(case, lambda lead, whole: case.reference), 1)
+    reference = case.reference
+    assert reference is not None  # `score` has checked it
+    return _at_leads(case, _distances(case, lambda lead, whole: reference), 1)
 
 
 def _distances(case: Case, frames: Callable[[int, np.ndarray], np.ndarray]) -> np.ndarray:
@@ -96,14 +101,16 @@ def _distances(case: Case, frames: Callable[[int, np.ndarray], np.ndarray]) -> n
     NaN at leads not asked for, and at those with fewer than N windows whose field is wholly observed.
     """
     options, distances = case.options, np.full(case.horizon, np.nan)
+    samples = options.fsd_samples
+    assert samples is not None  # the score is made where it is set
 
     def sample(x: np.ndarray) -> np.ndarray:
         """N frames of the field, evenly spaced: [n, h, w, c] to [N, h, w]."""
-        return x[np.arange(options.fsd_samples) * len(x) // options.fsd_samples, ..., options.fsd_field]
+        return x[..., options.fsd_field][np.arange(samples) * len(x) // samples]
 
     for lead in shown_leads(options.leads, case.horizon):
         whole = _whole(case, lead - 1, slice(options.fsd_field, options.fsd_field + 1))
-        if whole.sum() >= options.fsd_samples:
+        if whole.sum() >= samples:
             pair = sample(frames(lead - 1, whole)), sample(case.truth[whole, lead - 1])
             distances[lead - 1] = metrics.frechet_spectral_distance(
                 *pair, options.fsd_transform, options.fsd_norm
@@ -115,7 +122,7 @@ def _whole(case: Case, lead: int, fields: slice = slice(None)) -> np.ndarray:
     """Which windows [b] are wholly observed at a lead in these fields."""
     if case.observed is None:
         return np.ones(len(case.truth), bool)
-    return case.observed[:, lead, ..., fields].all(axis=(1, 2, 3))
+    return np.asarray(case.observed[:, lead, ..., fields].all(axis=(1, 2, 3)))
 
 
 def _at_leads(case: Case, values: np.ndarray, members: int) -> Numbers:
@@ -176,5 +183,6 @@ def _numbers(case: Case, values: np.ndarray) -> Numbers:
 
 def plain(values: np.ndarray | float) -> Any:
     """Python numbers, with None for what is not finite: JSON has no NaN."""
-    values = np.asarray(values, np.float64)
-    return np.where(np.isfinite(values), values.astype(object), None).tolist()
+    numbers = np.asarray(values, np.float64).astype(object)
+    numbers[~np.isfinite(numbers.astype(np.float64))] = None
+    return numbers.tolist()

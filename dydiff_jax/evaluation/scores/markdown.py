@@ -38,7 +38,8 @@ def markdown_over_leads(header: Mapping[str, Any], results: Mapping[str, Scores]
     leads = shown_leads(asked, len(header["leads"]))
     times = [f"{lead * header['interval']:g}" for lead in leads]
     if asked is None:
-        shown, axis, headings = ("crps",), header["time_unit"], times
+        shown: tuple[str, ...] = ("crps",)
+        axis, headings = header["time_unit"], times
     else:
         shown, axis = OVER_LEADS, f"frames ({header['time_unit']})"
         headings = [f"{lead} ({time})" for lead, time in zip(leads, times, strict=True)]

@@ -84,7 +84,7 @@ def check_samples(options: ScoreOptions, windows: int, split: str = "test") -> N
     Raises:
       ValueError: there are too few.
     """
-    if options.spectral_distance and windows < options.fsd_samples:
+    if options.spectral_distance and windows < (options.fsd_samples or 0):
         raise ValueError(
             f"fsd_samples: too few samples for the distance asked: expected at least {options.fsd_samples} "
             f"{split} windows, found {windows}; ask for fewer samples or give more windows"
