@@ -5,6 +5,8 @@ import pathlib
 
 import pytest
 
+from dydiff_jax.systems import SYSTEMS
+
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "dydiff_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -139,3 +141,95 @@ def test_nothing_names_this_machine_or_a_registry():
         text = path.read_text()
         for word in ("index" + "-url", "python" + "hosted", "/ro" + "ot/", ".." + "/shared"):
             assert word not in text, f"{path} names {word}"
+
+
+SYSTEM_NAMES = {name for name, entry in SYSTEMS.items() if entry.options.__module__.startswith("dydiff_jax.")}
+
+
+#: Methods of tables and strings whose first argument is looked up or compared.
+LOOKUPS = ("get", "pop", "setdefault", "startswith", "endswith")
+
+
+def registrations(tree: ast.AST) -> list[ast.expr]:
+    """The keys of what goes into SYSTEMS: ``SYSTEMS["name"] = ...`` and ``SYSTEMS |= {"name": ...}``."""
+    found: list[ast.expr] = []
+    for node in ast.walk(tree):
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        for target in targets:
+            if isinstance(target, ast.Name) and target.id == "SYSTEMS" and isinstance(node.value, ast.Dict):
+                found += node.value.keys
+            if isinstance(target, ast.Subscript) and ast.unparse(target.value) == "SYSTEMS":
+                found.append(target.slice)
+    return found
+
+
+def asked_for(node: ast.AST) -> list[ast.expr]:
+    """What a node compares with, looks up or lists."""
+    match node:
+        case ast.Compare():
+            return [node.left, *node.comparators]
+        case ast.MatchValue():
+            return [node.value]
+        case ast.Dict():
+            return [key for key in node.keys if key is not None]
+        case ast.Set() | ast.List() | ast.Tuple():
+            return node.elts
+        case ast.Subscript():
+            return [node.slice]
+        case ast.Call(func=ast.Attribute(attr=name)) if name in LOOKUPS:
+            return node.args[:1]
+    return []
+
+
+def names_asked_for(tree: ast.AST) -> list[tuple[int, str]]:
+    """Line and name of every place, but for registrations, where code depends on the name of a system."""
+    registered = {id(key) for key in registrations(tree)}
+    constants = (
+        value
+        for node in ast.walk(tree)
+        for value in asked_for(node)
+        if isinstance(value, ast.Constant) and id(value) not in registered
+    )
+    return [
+        (constant.lineno, constant.value)
+        for constant in constants
+        if isinstance(constant.value, str) and constant.value in SYSTEM_NAMES
+    ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_code_asks_for_the_name_of_a_system(path):
+    assert names_asked_for(ast.parse(path.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'method == "rolling"',
+        '"rolling" != method',
+        'method in ("standard", "dynamical")',
+        'method in {"standard"}',
+        'method.startswith("rolling")',
+        'COLOURS = {"regression": "red"}',
+        'COLOURS["regression"]',
+        'COLOURS.get("regression")',
+        'match method:\n    case "rolling" | "x":\n        pass',
+        'SYSTEMS["rolling"].colour',
+    ],
+)
+def test_a_name_that_is_asked_for_is_found(text):
+    assert names_asked_for(ast.parse(text))
+
+
+def test_a_registration_is_none():
+    assert not names_asked_for(
+        ast.parse('SYSTEMS |= {"rolling": Entry("a")}\nSYSTEMS["regression"] = Entry("rolling")')
+    )
+
+
+def test_the_top_of_the_package_is_small():
+    """At most twelve packages and eight modules, beside __init__."""
+    packages = [path for path in PACKAGE.iterdir() if (path / "__init__.py").exists()]
+    modules = [path for path in PACKAGE.glob("*.py") if path.stem != "__init__"]
+    assert len(packages) <= 12, sorted(packages)
+    assert len(modules) <= 8, sorted(modules)

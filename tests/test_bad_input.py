@@ -12,11 +12,14 @@ import pytest
 
 from configs import folder
 from dydiff_jax import build
+from dydiff_jax.data.card import DataCard
+from dydiff_jax.distributed.mesh import make_mesh
 from dydiff_jax.evaluation import context_file
 from dydiff_jax.runs import commands
-from dydiff_jax.runs import directory as run_directory
+from dydiff_jax.types import DataSpec
 
 ROOT = pathlib.Path(__file__).parents[1]
+SPEC = DataSpec((16, 16, 2), ("u", "v"), "m/s", 1.0, "s")
 
 
 def own_data(path, **changes):
@@ -24,7 +27,7 @@ def own_data(path, **changes):
     config = folder.get_config("dynamical,size=tiny")
     values = {"data.path": str(path), "mesh.data": 1, "train.steps": 2, "train.batch_size": 2,
               "optimizer.warmup_steps": 1,
-              "evaluation.windows": 2, "evaluation.members": 2, "sampler.steps": 1}  # fmt: skip
+              "evaluation.windows": 2, "evaluation.members": 2, "system.sampler.nfe": 1}  # fmt: skip
     config.update_from_flattened_dict(
         values | {name.replace("__", "."): value for name, value in changes.items()}
     )
@@ -77,8 +80,8 @@ def test_own_data_train_with_three_lines(trained):
     [
         (["--config=configs/turbulence.py:dinamical"], "did you mean 'dynamical'"),
         (["--config=configs/turbulence.py:dynamical,size=huge"], "expected a size among"),
-        (["--config=configs/turbulence.py", "--config.process.etta=0.5"], "etta"),
-        (["--config=configs/turbulence.py", "--config.process.eta=0.99"], "expected at most 0.98"),
+        (["--config=configs/turbulence.py", "--config.system.process.etta=0.5"], "etta"),
+        (["--config=configs/turbulence.py", "--config.system.process.eta=0.99"], "expected at most 0.98"),
         (["--config=configs/turbulence.py", "stray"], "unexpected arguments"),
         (["--config=configs/turbulence.py", "--mode=forecast"], "--input"),
         (["--config=configs/folder.py"], "config.data.path"),
@@ -152,17 +155,19 @@ def test_a_mesh_that_does_not_fit_the_devices(data, tmp_path):
         commands.train(own_data(data, mesh__data=3, mesh__fsdp=3), tmp_path / "run")
 
 
-def test_a_missing_regression_run_is_found_before_training(data, tmp_path):
-    with pytest.raises(FileNotFoundError, match="train :regression first"):
-        commands.train(own_data(data, evaluation__regression=str(tmp_path / "none")), tmp_path / "run")
+def test_a_missing_run_beside_is_found_before_training(data, tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match="config.evaluation.beside: .*expected the --workdir of a trained"
+    ):
+        commands.train(own_data(data, evaluation__beside=(str(tmp_path / "none"),)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_work_directory_of_another_config_is_refused_with_the_difference(trained, data):
-    with pytest.raises(ValueError, match=r"process.eta: 0.5 there, 0.9 asked for"):
-        commands.train(own_data(data, process__eta=0.9), trained)
-    with pytest.raises(ValueError, match=r"process.eta: 0.5 there, 0.9 asked for"):
-        commands.evaluate_run(own_data(data, process__eta=0.9), trained)
+    with pytest.raises(ValueError, match=r"system.process.eta: 0.5 there, 0.9 asked for"):
+        commands.train(own_data(data, system__process__eta=0.9), trained)
+    with pytest.raises(ValueError, match=r"system.process.eta: 0.5 there, 0.9 asked for"):
+        commands.evaluate_run(own_data(data, system__process__eta=0.9), trained)
 
 
 def test_data_that_changed_since_the_run_began_are_refused(trained, data):
@@ -186,10 +191,10 @@ def test_an_evaluation_with_other_options_stands_beside_the_first(trained, data)
 
 
 def test_a_checkpoint_that_does_not_fit_is_named_leaf_by_leaf(trained, data):
-    config = build.load(own_data(data, model__channels=(48, 192)))
-    experiment = build.build(config, build.DataCard.read(trained / "statistics.json"))
+    config = build.load(own_data(data, networks__denoiser__channels=(48, 192)))
+    run = build.build(config, DataCard.read(trained / "statistics.json"))
     with pytest.raises(ValueError, match=r"(?s)does not fit the model.*expected float32\[.*found float32\["):
-        run_directory.load_ema(experiment, commands.sharding.make_mesh(config.mesh), trained)
+        commands.load_run(run, make_mesh(config.mesh), trained)
 
 
 CONTEXTS = {
@@ -216,10 +221,52 @@ def test_a_bad_forecast_input(name, trained, data, tmp_path):
 
 def test_a_forecast_input_that_is_no_array(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
-        context_file.read_context(tmp_path / "none.npy", 4, ("u", "v"))
+        context_file.read_context(tmp_path / "none.npy", 4, SPEC, 10)
     (tmp_path / "text.npy").write_text("not an array")
     with pytest.raises(ValueError, match="not a whole .npy or .npz file"):
-        context_file.read_context(tmp_path / "text.npy", 4, ("u", "v"))
+        context_file.read_context(tmp_path / "text.npy", 4, SPEC, 10)
     np.savez(tmp_path / "other.npz", data=np.zeros(3))
     with pytest.raises(ValueError, match='expected an array "frames", found'):
-        context_file.read_context(tmp_path / "other.npz", 4, ("u", "v"))
+        context_file.read_context(tmp_path / "other.npz", 4, SPEC, 10)
+
+
+def save(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+FORCED = SPEC._replace(forcings=("wind", "rain"), static=("height",))
+FRAMES, ROWS, FIELDS = np.zeros((6, 16, 16, 2), np.float32), np.zeros((12, 2)), np.zeros((16, 16, 1))
+
+
+@pytest.mark.parametrize(
+    "spec, arrays, message",
+    [
+        (SPEC, dict(frames=FRAMES, rows=ROWS), r"expected arrays among .*, found \['rows'\] too"),
+        (SPEC, dict(frames=FRAMES, forcings=ROWS), 'expected no "forcings": the model was trained without'),
+        (SPEC, dict(frames=FRAMES, static=FIELDS), 'expected no "static" fields: the model was trained without'),
+        (FORCED, dict(frames=FRAMES, static=FIELDS), r'expected "forcings" .*found None'),
+        (FORCED, dict(frames=FRAMES, forcings=ROWS[:11], static=FIELDS), r"\[1, 12 or more, 2\].* found \[1, 11, 2\]"),
+        (FORCED, dict(frames=FRAMES, forcings=ROWS[:, :1], static=FIELDS), r"12 or more, 2\].* found \[1, 12, 1\]"),
+        (FORCED, dict(frames=FRAMES, forcings=ROWS), r'expected "static" fields .* found None'),
+        (FORCED, dict(frames=FRAMES, forcings=ROWS, static=FIELDS[:8]), r"found \[1, 8, 16, 1\]"),
+        (SPEC, dict(frames=FRAMES, observed=FRAMES), 'expected "observed" of bool, found float32'),
+        (SPEC, dict(frames=FRAMES, observed=np.ones((5, 1, 1, 1), bool)), 'expected "observed" that broadcasts'),
+    ],
+)  # fmt: skip
+def test_what_is_known_in_advance_is_checked_with_the_frames(spec, arrays, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        context_file.read_context(save(tmp_path / "context.npz", **arrays), 4, spec, 10)
+
+
+def test_the_last_frames_are_read_with_the_forcings_from_the_first_of_them_on(tmp_path):
+    frames = np.broadcast_to(np.arange(6.0)[:, None, None, None], (6, 16, 16, 2))
+    rows = np.arange(24.0).reshape(12, 2)
+    mask = np.arange(6).reshape(6, 1, 1, 1) != 3
+    missing = np.where(mask, frames, np.nan)
+    path = save(tmp_path / "context.npz", frames=missing, observed=mask, forcings=rows, static=FIELDS)
+    batch = context_file.read_context(path, 4, FORCED, 10)
+    assert batch.frames.shape == (1, 4, 16, 16, 2) and batch.static.shape == (1, 16, 16, 1)
+    np.testing.assert_array_equal(batch.frames[0, [0, 2, 3], 0, 0, 0], [2, 4, 5])
+    np.testing.assert_array_equal(batch.observed[0, :, 0, 0, 0], [True, False, True, True])
+    np.testing.assert_array_equal(batch.forcings[0, :, 0], rows[2:, 0])

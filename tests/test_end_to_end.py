@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,22 +15,14 @@ import pytest
 from PIL import Image
 
 from dydiff_jax import build
-from dydiff_jax.evaluation import evaluate
+from dydiff_jax.data.card import DataCard
+from dydiff_jax.distributed.mesh import make_mesh
 from dydiff_jax.runs import commands
-from dydiff_jax.runs import directory as run_directory
-from tests import small
+from dydiff_jax.types import Batch
+from tests import recorded, small
 
 ROOT = pathlib.Path(__file__).parents[1]
-PICTURES = ("forecast.png", "error_over_lead.png", "spectra.png", "rank_histogram.png", "film.gif")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """One cache for simulated data and compiled programs, so that the flow is simulated once."""
-    folder = str(tmp_path_factory.mktemp("cache"))
-    os.environ["DYDIFF_JAX_CACHE"] = folder
-    yield folder
-    del os.environ["DYDIFF_JAX_CACHE"]
+PICTURES = ("forecast.png", "error_over_lead.png", "spectra.png", "rank_histogram.png", "animation.gif")
 
 
 def command(workdir, *arguments, argument="dynamical,size=tiny"):
@@ -74,11 +67,11 @@ def test_a_run_writes_what_the_readme_promises(trained):
         "config.json",
         "statistics.json",
         "metrics.jsonl",
-        "checkpoints/300",
+        "checkpoints/denoiser/300",
         "eval/step_300/table.md",
     ):
         assert (workdir / name).exists(), name
-    assert list(workdir.glob("events.*"))
+    assert list(workdir.glob("tensorboard/denoiser/events.*"))
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(50, 301, 50))
     assert all(np.isfinite(line["loss"]) for line in lines)
@@ -102,8 +95,8 @@ def test_every_score_has_its_definition_and_every_picture_is_there(trained):
     for name in PICTURES:
         with Image.open(folder / name) as image:
             assert np.asarray(image.convert("L")).std() > 5, f"{name} is blank"
-    with Image.open(folder / "film.gif") as film:
-        assert film.n_frames == 10
+    with Image.open(folder / "animation.gif") as animation:
+        assert animation.n_frames == 10
     with np.load(folder / "forecasts.npz") as arrays:
         assert arrays["ensemble"].shape == (8, 4, 6, 16, 16, 2)
         assert arrays["truth"].shape == (4, 6, 16, 16, 2) and arrays["context"].shape == (4, 4, 16, 16, 2)
@@ -129,8 +122,8 @@ def test_forecast_from_a_file(trained, tmp_path):
     with np.load(workdir / "forecast/two/forecast.npz") as arrays:
         assert arrays["ensemble"].shape == (3, 2, 6, 16, 16, 2)
         assert np.isfinite(arrays["ensemble"]).all()
-    with Image.open(workdir / "forecast/two/film.gif") as film:
-        assert film.n_frames == 10
+    with Image.open(workdir / "forecast/two/animation.gif") as animation:
+        assert animation.n_frames == 10
     again = run(workdir, *flags, "--mode=forecast", f"--input={tmp_path}/two.npz", "--members=3")
     assert again.returncode != 0 and "is there already" in again.stderr
 
@@ -146,7 +139,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path):
     process = subprocess.Popen(
         command(tmp_path / "killed", *flags), cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL
     )
-    while not list((tmp_path / "killed/checkpoints").glob("[0-9]*")) and process.poll() is None:
+    while not list((tmp_path / "killed/checkpoints/denoiser").glob("[0-9]*")) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -159,11 +152,9 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path):
 def same_bits(first, second):
     """The last checkpoint, the scores and the losses of two runs."""
     config = build.load(small.config("dynamical,size=tiny"))
-    experiment = build.build(config, build.DataCard.read(first / "statistics.json"))
-    mesh = commands.sharding.make_mesh(config.mesh)
-    weights = [
-        jax.tree.leaves(run_directory.load_ema(experiment, mesh, folder)[0]) for folder in (first, second)
-    ]
+    made = build.build(config, DataCard.read(first / "statistics.json"))
+    mesh = make_mesh(config.mesh)
+    weights = [jax.tree.leaves(commands.load_run(made, mesh, folder)[0]) for folder in (first, second)]
     scores = [
         json.loads((folder / "eval/step_40/metrics.json").read_text())["scores"] for folder in (first, second)
     ]
@@ -175,41 +166,58 @@ def same_bits(first, second):
     return all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
 
 
-@pytest.mark.parametrize("method", build.METHODS)
-def test_every_method_trains_and_evaluates(method, tmp_path):
-    changes = dict(
-        mesh__data=1, train__batch_size=2, train__checkpoint_every=2, optimizer__warmup_steps=1, evaluation__windows=4,
-        evaluation__members=2, evaluation__horizon=8,
-    )  # fmt: skip
-    first = small.config(f"{method},size=tiny", train__steps=4, **changes)
-    commands.train(first, tmp_path / method)
-    header = json.loads((tmp_path / method / "eval/step_4/metrics.json").read_text())
-    assert {"method", "step", "weights", "members", "windows", "leads", "interval", "time_unit", "unit", "fields",
-            "command", "definitions", "scores", "cost", "missing_variance"} <= header.keys()  # fmt: skip
-    assert header["leads"] == list(range(1, 9)) and len(header["scores"][method]["crps"]["per_lead"]) == 8
-    cost, members = header["cost"], 1 if method == "regression" else 2
-    assert cost["frames"] == members * 4 * 8 and cost["evaluations_per_frame"] == (
-        1 if method == "regression" else 6
+#: What the header of metrics.json says beside the scores.
+HEADER = {"method", "size", "split", "step", "weights", "seed", "members", "windows", "horizon", "leads", "interval",
+          "time_unit", "unit", "fields", "kind", "command", "definitions", "scores", "cost", "calibration"}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flow", recorded.FLOWS)
+@pytest.mark.parametrize("method", recorded.METHODS)
+def test_every_method_trains_and_evaluates(method, flow, recorded_runs):
+    directory, folder, _ = recorded_runs(flow, method)
+    assert folder == directory / "eval/step_20"
+    header = json.loads((folder / "metrics.json").read_text())
+    assert header.keys() >= HEADER
+    horizon, members = (8 if flow == "turbulence" else 6), 1 if method == "regression" else 2
+    assert header["leads"] == list(range(1, horizon + 1))
+    assert len(header["scores"][method]["crps"]["per_lead"]) == horizon
+    cost = header["cost"]
+    assert cost["frames"] == members * 4 * horizon
+    assert cost["nfe_per_frame"] == (1 if method == "regression" else 6 if flow == "turbulence" else 4)
+    assert (
+        min(cost[name] for name in ("training_seconds", "sampling_seconds", "parameters", "gflop_per_frame"))
+        > 0
     )
-    assert min(cost["training_seconds"], cost["sampling_seconds"], cost["parameters"]) > 0
-    assert (min(header["missing_variance"]) > 0) == (method == "rolling_dynamical")
+    if method == "rolling_dynamical":
+        assert len(header["calibration"]) == 2 and min(header["calibration"]) > 0
+    else:
+        assert header["calibration"] == []
     assert header["scores"][method]["crps"]["mean"] > 0
-    assert header["scores"][method]["crps"]["members"] == (1 if method == "regression" else 2)
-    if method == "regression":
-        beside = small.config(
-            "standard,size=tiny", train__steps=2, evaluation__regression=str(tmp_path / method), **changes
-        )
-        commands.train(beside, tmp_path / "beside")
-        table = (tmp_path / "beside/eval/step_2/table.md").read_text()
-        assert "| regression |" in table and "| standard |" in table
+    assert header["scores"][method]["crps"]["members"] == members
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_scored_beside_another(recorded_runs, tmp_path):
+    """A copy of the standard run, evaluated beside the regression: both rows, its own scores as they were."""
+    beside, _, _ = recorded_runs("turbulence", "regression")
+    directory, folder, raw = recorded_runs("turbulence", "standard")
+    copy = shutil.copytree(directory, tmp_path / "standard")
+    raw = raw.copy_and_resolve_references()
+    raw.evaluation.beside = (str(beside),)
+    again = commands.evaluate_run(raw, copy)
+    assert again == copy / "eval/step_20-2", "the first evaluation stays"
+    table = (again / "table.md").read_text()
+    assert "| regression |" in table and "| standard |" in table
+    own, both = (json.loads((path / "metrics.json").read_text())["scores"] for path in (folder, again))
+    assert own["standard"] == both["standard"] and both["regression"]["crps"]["members"] == 1
 
 
 def test_the_noised_context_of_the_release_trains_and_forecasts(tmp_path):
     config = small.config(
-        "dynamical,size=tiny", process__context="noised", process__prediction="eps", sampler__method="ddim",
-        sampler__grid="released", sampler__steps=5, mesh__data=1, train__steps=2, train__batch_size=2,
-        optimizer__warmup_steps=1,
-        evaluation__windows=4, evaluation__members=2,
+        "dynamical,size=tiny", system__process__context="noised", system__process__prediction="eps",
+        system__sampler__name="ddim", system__sampler__timesteps="released", system__sampler__nfe=5, mesh__data=1,
+        train__steps=2, train__batch_size=2, optimizer__warmup_steps=1, evaluation__windows=4, evaluation__members=2,
     )  # fmt: skip
     commands.train(config, tmp_path)
     assert (tmp_path / "eval/step_2/metrics.json").exists()
@@ -218,7 +226,7 @@ def test_the_noised_context_of_the_release_trains_and_forecasts(tmp_path):
 def test_a_rolling_forecast_from_nothing(tmp_path):
     """No context frame: an unconditional model, scored beside climatology, drawn and rolled on."""
     config = small.config(
-        "rolling,size=tiny", window__num_context=0, conditions__copy_path=False, process__clock="init_rescaled",
+        "rolling,size=tiny", window__num_context=0, conditions__copy_path=False, system__process__clock="init_rescaled",
         mesh__data=1, train__steps=2, train__batch_size=2, optimizer__warmup_steps=1, evaluation__windows=4,
         evaluation__members=2, evaluation__horizon=8,
     )  # fmt: skip
@@ -227,24 +235,10 @@ def test_a_rolling_forecast_from_nothing(tmp_path):
     assert set(scores) == {"rolling", "climatology (pooled)", "climatology (same crop)"}
     for name in PICTURES:
         assert (folder / name).exists()
-    with Image.open(folder / "film.gif") as film:
-        assert film.n_frames == 8
+    with Image.open(folder / "animation.gif") as animation:
+        assert animation.n_frames == 8
     with pytest.raises(ValueError, match="a model without context frames has no input"):
         commands.forecast(config, tmp_path, tmp_path / "context.npy", 2)
-
-
-def test_what_is_free_at_evaluation_is_not_what_was_trained():
-    assert set(run_directory.EVALUATION_SECTIONS) <= set(small.config("dynamical").keys())
-    assert not set(run_directory.EVALUATION_SECTIONS) & {
-        "process",
-        "model",
-        "data",
-        "windows",
-        "window",
-        "train",
-        "optimizer",
-        "seed",
-    }
 
 
 @pytest.mark.slow
@@ -253,12 +247,13 @@ def test_a_step_of_the_papers_experiment_compiles_and_runs():
     from configs import turbulence
 
     config = build.load(turbulence.get_config())
-    card = build.DataCard(("u", "v"), "m/s", 0.25, "s", (0.0, 0.0), (1.0, 1.0), (64, 64))
-    experiment = build.build(config, card)
-    params = jax.jit(experiment.init)(jax.random.key(0))
+    card = build.spec_card(config)
+    assert (card.spec.frame_shape, card.spec.fields) == ((64, 64, 2), config.data.spec().fields)
+    (stage,) = build.build(config, card).stages
+    params = jax.jit(stage.objective.init)(jax.random.key(0))
     frames = np.random.default_rng(0).normal(size=(1, 15, 64, 64, 2)).astype(np.float32)
     step = jax.jit(
-        jax.value_and_grad(lambda p: experiment.loss(p, evaluate.Batch(frames), jax.random.key(1))[0])
+        jax.value_and_grad(lambda p: stage.objective.loss(p, {}, Batch(frames), jax.random.key(1))[0])
     )
     loss, grads = step(params)
     assert np.isfinite(loss)

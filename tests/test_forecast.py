@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dydiff_jax.diffusion.regression import Regression
 
-from dydiff_jax.codecs.codec import Identity, Standardize
+from dydiff_jax.codecs.pointwise import Affine, Identity
 from dydiff_jax.diffusion.dynamical import Dynamical
 from dydiff_jax.diffusion.rolling import Rolling
 from dydiff_jax.diffusion.rolling_dynamical import RollingDynamical
@@ -18,35 +17,61 @@ from dydiff_jax.diffusion.schedules import Cosine
 from dydiff_jax.diffusion.standard import Standard
 from dydiff_jax.evaluation import forecast
 from dydiff_jax.models.conditions import Conditioner
-from dydiff_jax.types import Batch
+from dydiff_jax.system import CALIBRATION, Window
+from dydiff_jax.systems.diffusion import DENOISER, DiffusionForecaster
+from dydiff_jax.systems.regression import RegressionForecaster
+from dydiff_jax.systems.windows import WindowNetwork
+from dydiff_jax.types import Batch, DataSpec
 
-CODEC = Standardize((3.0,), (2.0,))
-METHODS = {
+CODEC = Affine((3.0,), (2.0,))
+PROCESSES = {
     "standard": Standard(Cosine(), 2, 3, prediction="x0"),
     "dynamical": Dynamical(Cosine(), 2, 3, prediction="x0"),
     "rolling": Rolling(Cosine(), 2, 3, prediction="x0"),
     "rolling_dynamical": RollingDynamical(Cosine(), 2, 3, prediction="x0"),
-    "regression": Regression(2, 3),
 }
+METHODS = (*PROCESSES, "regression")
+#: The parameters of an exact denoiser, and what a rolling window with mixing measures.
+WEIGHTS = {DENOISER: (), CALIBRATION: np.zeros(1, np.float32)}
 
 
-def white(params, z, logsnr, conditions):
+def white(inputs):
     """E[x0 | z] = alpha z for white data of variance 1, which standard diffusion denoises exactly."""
-    alpha = jnp.sqrt(jax.nn.sigmoid(logsnr))[:, :, None, None, None]
-    return alpha * z
+    alpha = jnp.sqrt(jax.nn.sigmoid(inputs.level))[:, :, None, None, None]
+    return alpha * inputs.x
 
 
-def forecaster(method, apply=white, steps=9, horizon=3):
-    rollout = Rollout(METHODS[method], Sampler(steps=steps))
-    return forecast.Forecaster(rollout, horizon, CODEC, Conditioner(3, False, False), apply)
+@dataclasses.dataclass(frozen=True)
+class Function:
+    """A network without parameters."""
+
+    function: object
+    rules = ()
+
+    def apply(self, params, inputs, key=None):
+        return self.function(inputs)
 
 
-def drawn(draw, key, given, members, chunk, params=None):
+def forecaster(method, function=white, nfe=9, codec=CODEC, copy_path=False):
+    network = WindowNetwork(
+        Function(function),
+        codec,
+        Conditioner(3, copy_path),
+        Window(2, 3),
+        DataSpec((4, 4, 1), ("u",), "", 1.0, ""),
+    )
+    if method == "regression":
+        return RegressionForecaster(network)
+    return DiffusionForecaster(Rollout(PROCESSES[method], Sampler(nfe=nfe)), network)
+
+
+def drawn(draw, key, given, members, chunk, horizon=3):
     """[e, n, horizon, h, w, c]."""
-    pieces = list(forecast.ensemble(draw, params, jax.random.key(key), given, members, chunk))
-    assert len(pieces) == forecast.num_pieces(draw, members * len(given.frames), chunk)
+    driver = forecast.Ensemble(draw, horizon, chunk)
+    pieces = list(driver.pieces(WEIGHTS, jax.random.key(key), given, members))
+    assert len(pieces) == driver.num_pieces(members * len(given.frames))
     assert all(piece.seconds > 0 for piece in pieces)
-    return forecast.gather(pieces, members, len(given.frames), draw.horizon)
+    return forecast.gather(pieces, members, len(given.frames), horizon)
 
 
 def batch(n):
@@ -56,7 +81,7 @@ def batch(n):
 
 def test_a_forecast_is_in_physical_units():
     """Exact denoising of white data gives back their law: mean 3 and deviation 2, from encoded draws of N(0, 1)."""
-    frames = drawn(forecaster("standard", steps=64), 0, batch(4), 50, 100)
+    frames = drawn(forecaster("standard", nfe=64), 0, batch(4), 50, 100)
     count = frames.size
     assert frames.shape == (50, 4, 3, 4, 4, 1)
     assert abs(frames.mean() - 3) < 4 * 2 / np.sqrt(count)
@@ -64,7 +89,7 @@ def test_a_forecast_is_in_physical_units():
 
 
 def test_a_long_rolling_forecast_has_the_same_law_at_every_lead():
-    frames = drawn(forecaster("rolling", steps=192, horizon=11), 0, batch(4), 50, 200)
+    frames = drawn(forecaster("rolling", nfe=192), 0, batch(4), 50, 200, 11)
     count = frames[:, :, 0].size
     assert frames.shape == (50, 4, 11, 4, 4, 1)
     assert np.abs(frames.mean(axis=(0, 1, 3, 4, 5)) - 3).max() < 4 * 2 / np.sqrt(count)
@@ -73,14 +98,13 @@ def test_a_long_rolling_forecast_has_the_same_law_at_every_lead():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_chunks_do_not_change_an_ensemble(method):
-    draw = forecaster(method, horizon=5)
-    whole, parts = (drawn(draw, 1, batch(3), 4, chunk) for chunk in (12, 5))
+    whole, parts = (drawn(forecaster(method), 1, batch(3), 4, chunk, 5) for chunk in (12, 5))
     np.testing.assert_allclose(whole, parts, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_longer_horizon_begins_with_the_frames_of_a_shorter_one(method):
-    short, long = (drawn(forecaster(method, horizon=horizon), 0, batch(2), 2, 4) for horizon in (2, 10))
+    short, long = (drawn(forecaster(method), 0, batch(2), 2, 4, horizon) for horizon in (2, 10))
     np.testing.assert_array_equal(long[:, :, :2], short)
     assert np.isfinite(long).all()
 
@@ -98,11 +122,11 @@ def test_members_and_windows_differ_and_the_seed_decides():
 def test_an_ensemble_traces_the_network_once(method):
     traces = []
 
-    def counted(params, z, logsnr, conditions):
-        traces.append(z.shape)
-        return white(params, z, logsnr, conditions)
+    def counted(inputs):
+        traces.append(inputs.x.shape)
+        return white(inputs)
 
-    drawn(forecaster(method, counted, horizon=20), 0, batch(3), 5, 4)
+    drawn(forecaster(method, counted), 0, batch(3), 5, 4, 20)
     assert traces == [(4, 5, 4, 4, 1)]
 
 
@@ -115,10 +139,8 @@ def test_500_frames_use_the_memory_of_50_and_compile_nothing_after_the_first_win
 
     def most_bytes(horizon):
         used, counts = [], []
-        pieces = forecast.ensemble(
-            forecaster(method, horizon=horizon), None, jax.random.key(0), batch(2), 2, 4
-        )
-        for piece in pieces:
+        driver = forecast.Ensemble(forecaster(method), horizon, 4)
+        for piece in driver.pieces(WEIGHTS, jax.random.key(0), batch(2), 2):
             assert piece.frames.shape[1] <= 3
             used.append(sum(x.nbytes for x in jax.live_arrays()))
             counts.append(len(compiled))
@@ -135,35 +157,43 @@ def test_500_frames_use_the_memory_of_50_and_compile_nothing_after_the_first_win
 def test_a_block_rollout_goes_on_from_its_own_frames():
     """A regression that adds 1 to the last context frame counts windows."""
 
-    def one_more(params, z, logsnr, conditions):
-        return jnp.repeat(z[:, 1:2], 5, axis=1) + 1
+    def one_more(inputs):
+        return jnp.repeat(inputs.x[:, 1:2], 5, axis=1) + 1
 
-    draw = forecaster("regression", one_more, steps=1, horizon=8)
-    frames = drawn(draw, 0, batch(2), 1, 2)
+    frames = drawn(forecaster("regression", one_more), 0, batch(2), 1, 2, 8)
     expected = (
         batch(2).frames[:, 1, None] + CODEC.std[0] * np.array([1, 1, 1, 2, 2, 2, 3, 3])[:, None, None, None]
     )
     np.testing.assert_allclose(frames[0], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["standard", "rolling"])
-def test_conditions_are_those_of_the_window(method):
+@pytest.mark.parametrize("horizon", [1, 3, 8])
+@pytest.mark.parametrize("method", ["standard", "rolling", "regression"])
+def test_conditions_are_those_of_the_window(method, horizon):
     """The copy path carries the newest clean frame, and forcings are those of the window's own frames."""
 
-    def last_action(params, z, logsnr, conditions):
+    def last_action(inputs):
+        conditions = inputs.conditions
         assert conditions.channels.shape[-1] == 2 and conditions.forcings.shape == (4, 5, 1)
-        same = jnp.abs(conditions.channels[..., :1] - z[:, 1:2]).max()
-        return jnp.broadcast_to(conditions.forcings[:, :, :, None, None], z.shape) + 1e3 * same
+        same = jnp.abs(conditions.channels[..., :1] - inputs.x[:, 1:2]).max()
+        return jnp.broadcast_to(conditions.forcings[:, :, :, None, None], inputs.x.shape) + 1e3 * same
 
-    draw = dataclasses.replace(
-        forecaster(method, last_action, horizon=8), conditioner=Conditioner(3, True, False), codec=Identity()
-    )
-    forcings = np.tile(np.arange(draw.num_frames, dtype=np.float32)[:, None], (4, 1, 1))
+    draw = forecaster(method, last_action, codec=Identity(), copy_path=True)
+    needed = forecast.num_forcings(draw, horizon)
+    assert needed >= 2 + horizon
+    forcings = np.tile(np.arange(needed, dtype=np.float32)[:, None], (4, 1, 1))
     given = batch(4)._replace(forcings=forcings)
-    frames = drawn(draw, 0, given, 1, 4)
-    np.testing.assert_allclose(frames[0, :, :, 0, 0, 0], np.tile(np.arange(2, 10), (4, 1)), atol=1e-4)
-    with pytest.raises(ValueError, match=rf"^forcings: expected one for each of {draw.num_frames} frames"):
-        drawn(draw, 0, given._replace(forcings=forcings[:, :-1]), 1, 4)
+    frames = drawn(draw, 0, given, 1, 4, horizon)
+    np.testing.assert_allclose(
+        frames[0, :, :, 0, 0, 0], np.tile(np.arange(2, 2 + horizon), (4, 1)), atol=1e-4
+    )
+    with pytest.raises(ValueError, match=rf"^forcings: expected a row for each of {needed} frames"):
+        drawn(draw, 0, given._replace(forcings=forcings[:, :-1]), 1, 4, horizon)
+
+
+def test_a_deterministic_forecaster_has_one_member():
+    ensemble = forecast.Ensemble(forecaster("regression"), 3, 4)
+    assert ensemble.members(8) == 1 and forecast.Ensemble(forecaster("rolling"), 3, 4).members(8) == 8
 
 
 def test_the_context_alone_is_read():

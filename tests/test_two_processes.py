@@ -24,21 +24,15 @@ TOY = ROOT / "tests/training/toy.py"
 #: Seconds that a test may take; then what still runs is killed, and it fails.
 LIMIT = 180
 ARGUMENT = "configs/turbulence.py:dynamical,size=tiny"
+NETWORK = {
+    f"networks__denoiser__{key}": value
+    for key, value in dict(channels="(16,16)", blocks="(1,1)", head_dim=8, embed_dim=16).items()
+}
 FLAGS = small.flags(
     train__steps=4, train__checkpoint_every=2, train__batch_size=8, optimizer__warmup_steps=1,
-    mesh__fsdp=2, mesh__tensor=2, model__channels="(16,16)", model__blocks="(1,1)", model__head_dim=8,
-    model__embed_dim=16, evaluation__members=4, evaluation__windows=4, evaluation__chunk=16, sampler__steps=6,
+    mesh__fsdp=2, mesh__tensor=2, evaluation__members=4, evaluation__windows=4, evaluation__chunk=16,
+    system__sampler__nfe=6, **NETWORK,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """Data are simulated once, and programs compiled once, for all processes of this file."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = str(tmp_path_factory.mktemp("cache"))
-        patch.setenv("DYDIFF_JAX_CACHE", folder)
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
-        yield
 
 
 def start(arguments, count):
@@ -108,7 +102,7 @@ def test_two_processes_train_evaluate_sample_save_and_resume_as_one(tmp_path):
     drawn = np.load(two / "forecast/context/forecast.npz")["ensemble"]
     np.testing.assert_array_equal(drawn, found["ensemble"])
 
-    shutil.rmtree(two / "checkpoints/4")
+    shutil.rmtree(two / "checkpoints/denoiser/4")
     shutil.rmtree(two / "eval")
     run(two, 1, end)
     assert_close(lines_of(two), lines_of(one), 1e-6)
@@ -136,7 +130,9 @@ def test_what_two_processes_saved_one_restores_bit_for_bit(tmp_path):
     processes[1].send_signal(signal.SIGTERM)
     statuses, outputs = finish(processes, end)
     assert statuses == [75, 75], outputs
-    (saved,) = (int(path.name) for path in (tmp_path / "two/checkpoints").iterdir() if path.name.isdigit())
+    (saved,) = (
+        int(path.name) for path in (tmp_path / "two/checkpoints" / toy.NAME).iterdir() if path.name.isdigit()
+    )
     assert saved == len(lines_of(tmp_path / "two")) < 60
     statuses, outputs = finish(start([str(TOY), str(tmp_path / "two"), *settings], 2), end)
     assert statuses == [0, 0], outputs

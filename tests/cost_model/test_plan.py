@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from dydiff_jax import build
@@ -17,7 +18,7 @@ from dydiff_jax.cost_model import plan
 from dydiff_jax.distributed import mesh as meshes
 from dydiff_jax.distributed.rules import leaf_spec
 from dydiff_jax.training import state
-from tests import small
+from tests import dummy, small
 
 ROOT = pathlib.Path(__file__).parents[2]
 #: A window of 2 + 2 frames of 16 x 16, a batch of 8, one block a level.
@@ -180,6 +181,24 @@ def test_what_does_not_fit_is_refused_before_work(changes, hardware, message, mo
     monkeypatch.setattr(plan, "compile_step", lambda *_: pytest.fail("it was compiled"))
     with pytest.raises(ValueError, match=message):
         plan.plan(config(**changes), 8, hardware)
+
+
+def test_every_stage_is_planned_with_the_weights_that_it_needs(tmp_path):
+    """A second stage holds the state of its own network, and beside it the frozen weights of the first."""
+    np.save(tmp_path / "a.npy", np.zeros((40, 8, 8, 2), np.float32))
+    raw = dummy.get_config("corrected")
+    raw.update_from_flattened_dict({"data.path": str(tmp_path), "mesh.data": 8, "train.batch_size": 8})
+    found = plan.plan(raw, 8, "H100")
+    assert list(found["stages"]) == ["step", "correction"]
+    first, second = (stage["programs"]["CPU"] for stage in found["stages"].values())
+    parameters = 4 * (2 * 2 + 2)
+    assert (first["parameters"], first["frozen"]) == (parameters, 0)
+    assert (second["parameters"], second["frozen"]) == (parameters, parameters)
+    assert first["state"] == second["state"] >= 4 * parameters
+    assert first["batch"] == second["batch"] == 4 * 5 * 8 * 8 * 2
+    product = 2 * 2 * 2 * 8 * 4 * 8 * 8  # x W at 4 frames of 8 windows; backward, the gradient of W
+    assert found["stages"]["step"]["model_flops"] == 2 * product
+    assert found["stages"]["correction"]["model_flops"] == 3 * product
 
 
 def test_another_number_of_devices_needs_prepare():
