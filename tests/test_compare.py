@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from dydiff_jax import compare
@@ -227,17 +228,6 @@ def test_the_command_line_says_what_is_wrong(arguments, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-FLAGS = [
-    *small.flags(
-        train__steps=4, train__batch_size=2, train__checkpoint_every=2, train__log_every=2, optimizer__warmup_steps=1,
-        evaluation__members=2, evaluation__windows=4, evaluation__saved=1, mesh__data=1,
-        networks__denoiser__channels="(16,32)", networks__denoiser__blocks="(1,1)",
-    ),
-    "--methods=standard,rolling,regression",
-    "--seeds=0",
-]  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     """A cache of its own, and one device."""
@@ -246,23 +236,39 @@ def environment(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory, environment):
-    """Three methods, one seed, four steps, stopped by SIGTERM once the first is trained, then run again."""
+def flags(tmp_path_factory):
+    """Two systems that only the config file knows, on ten trajectories of travelling waves; two lengths of training."""
+    folder = tmp_path_factory.mktemp("data")
+    t, x = np.arange(24)[:, None, None], 2 * np.pi * np.arange(8) / 8
+    for i, phase in enumerate(np.random.default_rng(0).uniform(0, 6, 10)):
+        wave = np.sin(t / 2 + x + phase) + np.cos(t / 3 + x[:, None] + phase)
+        np.save(folder / f"{i}.npy", wave[..., None].astype(np.float32))
+    return [
+        "--config=tests/dummy.py", "--methods=dummy,corrected", "--seeds=0", "--sweep=train.steps=4,8",
+        f"--config.data.path={folder}", "--config.optimizer.warmup_steps=1", "--config.train.log_every=2",
+        "--config.train.checkpoint_every=2", "--config.evaluation.figures=('error_over_lead',)",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory, environment, flags):
+    """A comparison stopped by SIGTERM once the first point is scored, then run again."""
     home = tmp_path_factory.mktemp("comparison") / "home"
     stopped = subprocess.Popen(
-        command(home, *FLAGS), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(home, *flags), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    while not (home / "rolling/seed_0/config.json").exists() and stopped.poll() is None:
+    while not (home / "dummy/train.steps=8/seed_0/config.json").exists() and stopped.poll() is None:
         time.sleep(0.02)
     stopped.send_signal(signal.SIGTERM)
     status = stopped.wait(timeout=120)
-    first = (home / "standard/seed_0/eval/step_4/metrics.json").read_bytes()
+    scored = home / "dummy/train.steps=4/seed_0/eval/valid_step_4/metrics.json"
+    first = scored.read_bytes()
     assert not (home / "report.html").exists()
     done = subprocess.run(
-        command(home, *FLAGS), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+        command(home, *flags), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (home / "standard/seed_0/eval/step_4/metrics.json").read_bytes() == first
+    assert scored.read_bytes() == first
     return home, status, done
 
 
@@ -270,40 +276,77 @@ def test_sigterm_stops_with_the_documented_status(compared):
     assert compared[1] == 75
 
 
-def test_one_command_trains_evaluates_and_compares(compared):
+def test_one_command_trains_chooses_on_validation_and_compares_on_test(compared):
+    """Systems that the package does not know go through all of it, and into the report."""
     home, _, done = compared
     found = json.loads((home / "comparison.json").read_text())
-    assert [group["label"] for group in found["groups"]] == ["standard", "rolling", "regression"]
-    assert [group["cost"]["nfe_per_frame"] for group in found["groups"]] == [6, 6, 1]
+    assert [group["method"] for group in found["groups"]] == ["dummy", "corrected"]
     assert found["differences"] == []
+    points = found["validation"]["groups"]
+    assert len(points) == 4 and sum(point["chosen"] for point in points) == 2
+    tested = {str(path.parents[3].relative_to(home)) for path in home.glob("*/*/*/eval/step_*/table.md")}
     for group in found["groups"]:
+        own = [point for point in points if point["method"] == group["method"]]
+        best = min(own, key=lambda point: point["scores"]["crps"]["all"]["mean"])
+        assert best["chosen"] and best["label"] == group["label"]
+        assert f"{group['method']}/train.steps={group['swept']['train.steps']}" in tested
         (folder,) = group["folders"]
         info = json.loads((home / folder / "metrics.json").read_text())
+        assert info["split"] == "test"
         assert group["scores"]["crps"]["all"]["mean"] == info["scores"][group["method"]]["crps"]["mean"]
-        assert info["command"] == group["commands"][0]
-    assert "[3 of 3] regression, seed 0" in done.stdout
-    assert "Yes: same data" in (home / "report.md").read_text()
+        assert info["command"] == group["commands"][0] and "--split" not in info["command"]
+    assert len(tested) == 2, "the test split is scored for the chosen points alone"
+    assert "[6 of 6] corrected, steps" in done.stdout
+    report = (home / "report.md").read_text()
+    assert "Yes: same data" in report and "## What was swept" in report
+    assert "- **dummy**: each frame is a linear map of the one before. `x' = W x + b`" in report
+    assert f"| {found['groups'][1]['label']} | correction: pointwise only, step: pointwise only |" in report
 
 
-def test_the_same_command_again_trains_nothing_and_writes_the_same_report(compared, environment):
+def test_the_same_command_again_trains_nothing_and_writes_the_same_report(compared, environment, flags):
     home = compared[0]
     files = [home / "comparison.json", home / "report.md", home / "report.html"]
     before = [path.read_bytes() for path in files]
-    trained = {path: path.stat().st_mtime_ns for path in home.glob("*/seed_0/checkpoints/*/*")}
-    assert len(trained) >= 3
+    trained = {path: path.stat().st_mtime_ns for path in home.glob("*/*/seed_0/checkpoints/*/*")}
+    assert len(trained) >= 6
     again = subprocess.run(
-        command(home, *FLAGS), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+        command(home, *flags), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
     )
     assert again.returncode == 0, again.stderr[-3000:]
     assert [path.read_bytes() for path in files] == before
-    assert {path: path.stat().st_mtime_ns for path in home.glob("*/seed_0/checkpoints/*/*")} == trained
+    assert {path: path.stat().st_mtime_ns for path in home.glob("*/*/seed_0/checkpoints/*/*")} == trained
 
 
-def test_another_config_in_the_same_place_is_refused_with_the_difference(compared, environment):
-    home = compared[0]
-    flags = [flag.replace("train.steps=4", "train.steps=6") for flag in FLAGS]
+@pytest.mark.slow
+def test_the_systems_of_the_package_are_compared(tmp_path, environment):
+    flags = small.flags(
+        train__steps=4, train__batch_size=2, train__checkpoint_every=2, train__log_every=2, optimizer__warmup_steps=1,
+        evaluation__members=2, evaluation__windows=4, evaluation__saved=1, mesh__data=1,
+        networks__denoiser__channels="(16,32)", networks__denoiser__blocks="(1,1)",
+    )  # fmt: skip
+    asked = [*flags, "--methods=standard,rolling,regression", "--seeds=0"]
     done = subprocess.run(
-        command(home, *flags), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+        command(tmp_path / "home", *asked),
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "home/comparison.json").read_text())
+    assert [group["label"] for group in found["groups"]] == ["standard", "rolling", "regression"]
+    assert [group["cost"]["nfe_per_frame"] for group in found["groups"]] == [6, 6, 1]
+    assert [group["deterministic"] for group in found["groups"]] == [False, False, True]
+    assert found["differences"] == []
+    assert "Yes: same data" in (tmp_path / "home/report.md").read_text()
+
+
+def test_another_config_in_the_same_place_is_refused_with_the_difference(compared, environment, flags):
+    home = compared[0]
+    other = [*flags, "--config.train.batch_size=2"]
+    done = subprocess.run(
+        command(home, *other), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode not in (0, 75)
-    assert "train.steps: 4 there, 6 asked for" in done.stderr
+    assert "train.batch_size: 4 there, 2 asked for" in done.stderr

@@ -169,7 +169,7 @@ def test_what_is_not_comparable_is_listed_and_what_is_expected_is_explained(home
     assert text.count("\n- `") == 1
     for sentence in (
         "- A note.",
-        "later frames of a forecast receive more network evaluations",
+        "later frames of a forecast receive more evaluations than the NFE",
         "- regression makes a deterministic forecast: one member",
         "It takes 1 NFE a frame",
     ):

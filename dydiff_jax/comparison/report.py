@@ -77,11 +77,14 @@ def _method(group: Mapping[str, Any]) -> str:
 
 
 def _budget(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the runs had in common, of the first one; what was swept or differs has a section of its own."""
+    """What the runs had in common, of the first one; what was swept or differs is in a section of its own."""
     settings, groups = found["settings"], found["groups"]
     horizon = len(found["leads"])
     time = f"{horizon * found['interval']:.4g} {found['time_unit']}"
     drawn = [group for group in groups if not group["deterministic"]] or groups
+    steps, batch = (f"train.{name}" for name in ("steps", "batch_size"))
+    swept = {steps, batch} & set(found["swept"])
+    training = None if swept else f"{settings[steps]} steps of {settings[batch]} windows"
     rows = [
         ("data", str(settings["data.name"])),
         ("fields", f"{', '.join(found['fields'])} ({found['unit']})"),
@@ -90,7 +93,7 @@ def _budget(found: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{settings['window.num_context']} known frames, {settings['window.num_forecast']} to forecast",
         ),
         ("scored", f"{horizon} frames ({time}), {_joined(g['windows'] for g in groups)} test windows"),
-        ("training", f"{settings['train.steps']} steps of {settings['train.batch_size']} windows"),
+        ("training", training),
         ("parameters", _joined(g["cost"]["parameters"] for g in groups)),
         ("NFE a frame", _joined(_nfe(g) for g in drawn)),
         ("members", _joined(g["members"] for g in drawn)),

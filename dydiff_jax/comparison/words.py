@@ -6,8 +6,8 @@ What systems, scores and baselines are is said where each is registered.
 INTRODUCTION = (
     "Each method below is trained to forecast the next frames of a field from the known ones. A diffusion method "
     "starts from noise and denoises it step by step with a neural network. All methods are to have the same data, the "
-    "same network, as many training steps, and as many network evaluations (NFE) for each frame. Whether that holds for all "
-    "runs is checked further down."
+    "same network, as many training steps, and as many network evaluations (NFE) for each frame. Whether that holds "
+    "for all runs is checked further down."
 )
 
 ENSEMBLE = (
@@ -45,8 +45,8 @@ NOT_SIGNIFICANT = (
 UNKNOWN = "{}; with one seed, whether the difference is significant is unknown."
 
 COMPARABLE = (
-    "Yes: same data, windows, network, optimizer, training steps, EMA, sampler and evaluation in all runs, where a "
-    "method takes them. Only {} differ."
+    "Yes: same data, windows, networks, training and evaluation in all runs, as far as a method takes them. Only {} "
+    "differ."
 )
 
 INCOMPARABLE = (

@@ -3,13 +3,18 @@
 import contextlib
 import dataclasses
 import fcntl
+import io
 import os
 import pathlib
 import zipfile
+import zlib
 
 import numpy as np
 
 from dydiff_jax.runs import files
+
+#: What numpy and zipfile raise for a file that is cut short or changed.
+BROKEN = (ValueError, KeyError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def cache_root(chosen: str | None) -> pathlib.Path:
@@ -38,17 +43,24 @@ class Part:
     path: pathlib.Path
     shape: tuple[int, ...]
 
+    @property
+    def moments(self) -> pathlib.Path:
+        """Where the moments of its frames are kept, beside it: trajectory_003.moments.npz."""
+        return self.path.with_suffix(".moments.npz")
+
     def write(self, array: np.ndarray) -> None:
-        """Save the array, whole or not at all."""
+        """Save the array atomically."""
         files.write_npy(self.path, array)
 
     def open(self) -> np.ndarray:
-        """The array, memory-mapped.
+        """The array, memory-mapped; moments that are older than it are removed.
 
         Raises:
           ValueError: the file is cut short, is no array, or holds another shape.
         """
         array = open_npy(self.path)
+        if self.moments.exists() and self.moments.stat().st_mtime_ns < self.path.stat().st_mtime_ns:
+            self.moments.unlink(missing_ok=True)
         if array.shape != self.shape:
             raise ValueError(
                 f"{self.path}: expected an array of shape {self.shape}, found {array.shape}; delete the file "
@@ -68,11 +80,28 @@ def open_npy(path: pathlib.Path):
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path}: not a whole .npy or .npz file of numbers ({error}); delete or replace the file and run "
-            "again"
-        ) from error
+    except BROKEN as error:
+        raise broken(path, error) from error
+
+
+def broken(path: pathlib.Path, error: Exception) -> ValueError:
+    """The error that names a file that cannot be read."""
+    return ValueError(
+        f"{path}: not a whole .npy or .npz file of numbers ({error}); delete or replace the file and run again"
+    )
+
+
+def npz_arrays(contents: bytes) -> dict[str, np.ndarray]:
+    """The arrays in the contents of an .npz file.
+
+    Raises:
+      ValueError: they are broken.
+    """
+    try:
+        with np.load(io.BytesIO(contents), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive}
+    except BROKEN as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def npz_header(path: pathlib.Path, key: str) -> tuple[tuple[int, ...], np.dtype]:

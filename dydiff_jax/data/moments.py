@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dydiff_jax.data.cache import npz_arrays
 from dydiff_jax.runs import files
 
 
@@ -18,6 +19,7 @@ class Moments(NamedTuple):
       speeds: [T], of the lengths of the vectors of channels, where all channels are observed.
       points: [T, c], observed points of each channel.
       vectors: [T], points at which all channels are observed.
+      vector_squares: [T, c], of the squares at those points.
     """
 
     sums: np.ndarray
@@ -25,6 +27,7 @@ class Moments(NamedTuple):
     speeds: np.ndarray
     points: np.ndarray
     vectors: np.ndarray
+    vector_squares: np.ndarray
 
     def at(self, frames: np.ndarray | slice) -> "Moments":
         """Those of some of the frames."""
@@ -41,11 +44,13 @@ class Moments(NamedTuple):
         """The moments in the contents of an .npz file.
 
         Raises:
-          ValueError, KeyError, EOFError, OSError: they are broken, or not those of as many frames and channels.
+          ValueError: they are broken, or not those of as many frames and channels.
         """
-        with np.load(io.BytesIO(contents), allow_pickle=False) as archive:
-            found = cls(*(archive[name] for name in cls._fields))
-        expected = [(frames, channels)] * 2 + [(frames,), (frames, channels), (frames,)]
+        try:
+            found = cls(**npz_arrays(contents))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"not a whole file of moments ({error})") from error
+        expected = [(frames, channels)] * 2 + [(frames,), (frames, channels), (frames,), (frames, channels)]
         if [column.shape for column in found] != expected:
             raise ValueError(f"expected moments of shapes {expected}, found {[c.shape for c in found]}")
         return found
@@ -53,22 +58,23 @@ class Moments(NamedTuple):
 
 def measure(frames: np.ndarray, observed: np.ndarray | None = None) -> Moments:
     """The moments of frames [T, h, w, c]; ``observed`` is a mask of that shape, or None: all points are."""
-    values = frames.astype(np.float64)
-    known = np.ones(values.shape, bool) if observed is None else np.broadcast_to(observed, values.shape)
-    if observed is not None:
-        values = np.where(known, values, 0.0)
-    vectors = known.all(axis=-1)
-    squares = values**2
-    speeds = np.sqrt(squares.sum(axis=-1))
-    if observed is not None:
-        speeds = np.where(vectors, speeds, 0.0)
-    space = (1, 2)
+    values, grid = frames.astype(np.float64), (1, 2)
+    if observed is None:
+        squares = values**2
+        sums, summed = values.sum(axis=grid), squares.sum(axis=grid)
+        points = np.full(sums.shape, frames.shape[1] * frames.shape[2])
+        speeds = np.sqrt(squares.sum(axis=-1)).sum(axis=grid)
+        return Moments(sums, summed, speeds, points, points[:, 0], summed)
+    values = np.where(observed, values, 0.0)
+    squares, vectors = values**2, np.asarray(observed.all(axis=-1))
+    vector_squares = np.where(vectors[..., None], squares, 0.0)
     return Moments(
-        values.sum(axis=space),
-        squares.sum(axis=space),
-        speeds.sum(axis=space),
-        known.sum(axis=space, dtype=np.int64),
-        vectors.sum(axis=space, dtype=np.int64),
+        values.sum(axis=grid),
+        squares.sum(axis=grid),
+        np.sqrt(vector_squares.sum(axis=-1)).sum(axis=grid),
+        observed.sum(axis=grid),
+        vectors.sum(axis=grid),
+        vector_squares.sum(axis=grid),
     )
 
 
@@ -81,7 +87,7 @@ def read_cached(path: pathlib.Path, frames: int, channels: int) -> Moments | Non
     """The moments in a cache file, None where there are none that can be used."""
     try:
         return Moments.from_npz(path.read_bytes(), frames, channels)
-    except (ValueError, KeyError, EOFError, OSError):
+    except (ValueError, OSError):
         return None
 
 

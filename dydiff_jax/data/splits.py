@@ -76,7 +76,8 @@ def make_splits(
       options: how.
       horizon: forecast frames of a validation or test window; k if None. A validation split that is long enough for
         k frames and not for the horizon is empty.
-      beyond: rows of forcings that a validation or test window has beyond its frames.
+      beyond: rows of forcings that a validation or test window has beyond its frames; windows that lack them are left
+        out. Without forcings it changes nothing.
 
     Raises:
       ValueError: a value is not finite, a crop does not fit, mirroring is not defined, the split does not fit
@@ -84,11 +85,16 @@ def make_splits(
     """
     shape, corners = _crops(trajectories, options)
     if options.flip and trajectories.mirror is None:
-        raise ValueError("flip: the mirror image of these data is not known to be a solution; use flip=False")
+        raise ValueError(
+            "flip: the mirror image of these data is not known to be a solution; use --config.dataset.flip=False"
+        )
     horizon = options.num_forecast if horizon is None else horizon
+    beyond = 0 if trajectories.forcings is None else max(beyond, 0)
     scored = shape._replace(frames=options.num_context + horizon, beyond=beyond)
     if options.split == "published":
-        places = Splits(*_published(trajectories, corners, options, horizon))
+        train, valid, test = _published(trajectories, corners, options, horizon)
+        last = len(trajectories.arrays[0]) - scored.frames - beyond
+        places = Splits(train, valid[valid[:, 1] <= last], test[test[:, 1] <= last])
     else:
         found = _spans(trajectories, options)
         places = Splits(

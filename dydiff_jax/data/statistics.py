@@ -14,10 +14,11 @@ def statistics(windows: Windows, convention: str = "channel") -> tuple[np.ndarra
     Args:
       windows: the training windows.
       convention: "channel" for each channel's own deviation; "speed" for one deviation, that of the length
-        of the vector of channels, as TF-Net scales velocities (though it counts the test frames too).
+        of the vector of channels, as TF-Net scales velocities (though it counts the test frames too), over the
+        points at which all channels are observed.
 
     Raises:
-      ValueError: no value of a channel is observed.
+      ValueError: no value of a channel, or for "speed" no whole vector, is observed.
     """
     trajectories = windows.trajectories
     touched = zip(trajectories.each_moments(), _touched(windows), strict=True)
@@ -31,8 +32,14 @@ def statistics(windows: Windows, convention: str = "channel") -> tuple[np.ndarra
     mean, square = found.sums.sum(axis=0) / points, found.squares.sum(axis=0) / points
     variance = square - mean**2
     if convention == "speed":
-        speed = found.speeds.sum() / found.vectors.sum()
-        variance = np.full_like(mean, square.sum() - speed**2)
+        vectors = found.vectors.sum()
+        if not vectors:
+            raise ValueError(
+                "codec: expected points at which all fields are observed, found none in the training split; use "
+                "--config.codec.name=standardize"
+            )
+        speed = found.speeds.sum(axis=0) / vectors
+        variance = np.full_like(mean, (found.vector_squares.sum(axis=0) / vectors).sum() - speed**2)
     return mean, np.sqrt(np.maximum(variance, 0.0))
 
 

@@ -1,6 +1,7 @@
 """Trajectories: what every data source delivers."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Iterator
@@ -26,8 +27,8 @@ class Trajectories:
 
     Attributes:
       arrays: one [T, h, w, c] for each trajectory: numpy, memory-mapped, a view of either, or anything with a
-        length and a shape that is indexed by three slices: of frames, rows and columns. Only what is asked for is
-        read.
+        length, a shape and a dtype that is indexed by three slices: of frames, rows and columns. Only what is asked
+        for is read.
       names: where each array came from, for error messages.
       fields: the name of each channel.
       interval: the time between two frames, in `time_unit`.
@@ -38,12 +39,12 @@ class Trajectories:
       roles: "train", "valid" or "test" for each array where the data source comes split, else None.
       scale: factor from what `arrays` hold to the unit that `unit` names; other than 1 it makes frames float32.
       moments: of every frame of each array in the unit that `unit` names, where they are known without reading.
-      identities: digits for each array that change with its contents, under which its moments are kept; None: they
-        are measured anew.
+      moments_files: where the moments of each array are kept once they are measured; None: they are measured anew.
       observed: a mask for each array, indexed like it: False is missing; None: nothing is missing.
       forcings: [T, m] for each array; row i is known in advance of frame i, an action is the one that led to it.
       forcing_names: of the m forcings.
-      static: [h, w, q], fields that do not change with time; they are mirrored in x without a sign.
+      static: [h, w, q], fields of all trajectories that do not change with time; mirroring x reverses their columns
+        and keeps their sign.
       static_names: of the q fields.
     """
 
@@ -58,7 +59,7 @@ class Trajectories:
     roles: tuple[str, ...] | None = None
     scale: float = 1.0
     moments: tuple[Moments, ...] | None = None
-    identities: tuple[str, ...] | None = None
+    moments_files: tuple[pathlib.Path, ...] | None = None
     observed: tuple[Any, ...] | None = None
     forcings: tuple[np.ndarray, ...] | None = None
     forcing_names: tuple[str, ...] = ()
@@ -67,27 +68,14 @@ class Trajectories:
 
     def __post_init__(self):
         expected = (*self.grid, len(self.fields))
-        masks = self.observed or (None,) * len(self.arrays)
-        rows = self.forcings or (None,) * len(self.arrays)
-        for name, array, mask, forcing in zip(self.names, self.arrays, masks, rows, strict=True):
+        for name, array in zip(self.names, self.arrays, strict=True):
             if len(array.shape) != 4 or array.shape[1:] != expected:
                 raise ValueError(
                     f"{name}: expected frames [T, h, w, c] with (h, w, c) = {expected}, found shape "
                     f"{tuple(array.shape)}"
                 )
-            if mask is not None and tuple(mask.shape) != tuple(array.shape):
-                raise ValueError(
-                    f"{name}: expected a mask of observed points of shape {tuple(array.shape)}, found "
-                    f"{tuple(mask.shape)}"
-                )
-            wanted = (len(array), len(self.forcing_names))
-            if forcing is not None and forcing.shape != wanted:
-                raise ValueError(
-                    f"{name}: expected forcings of shape {wanted}, a row for each frame and a column for each of "
-                    f"{list(self.forcing_names)}, found {forcing.shape}"
-                )
-        if (self.forcings is None) != (not self.forcing_names):
-            raise ValueError(f"forcings: expected them with their names, found {self.forcing_names}")
+        self._check_observed()
+        self._check_forcings()
         wanted = (*self.grid, len(self.static_names))
         found = (*self.grid, 0) if self.static is None else self.static.shape
         if found != wanted:
@@ -95,10 +83,47 @@ class Trajectories:
                 f"static: expected fields {list(self.static_names)} of shape {wanted}, found {found}"
             )
 
+    def _check_observed(self) -> None:
+        if self.observed is None:
+            return
+        self._check_count("observed", self.observed)
+        for name, array, mask in zip(self.names, self.arrays, self.observed, strict=True):
+            if tuple(mask.shape) != tuple(array.shape):
+                raise ValueError(
+                    f"{name}: expected a mask of observed points of shape {tuple(array.shape)}, found "
+                    f"{tuple(mask.shape)}"
+                )
+
+    def _check_forcings(self) -> None:
+        if (self.forcings is None) != (not self.forcing_names):
+            raise ValueError(f"forcings: expected them with their names, found {self.forcing_names}")
+        if self.forcings is None:
+            return
+        self._check_count("forcings", self.forcings)
+        for name, array, forcing in zip(self.names, self.arrays, self.forcings, strict=True):
+            wanted = (len(array), len(self.forcing_names))
+            if forcing.shape != wanted:
+                raise ValueError(
+                    f"{name}: expected forcings of shape {wanted}, a row for each frame and a column for each of "
+                    f"{list(self.forcing_names)}, found {forcing.shape}"
+                )
+
+    def _check_count(self, what: str, entries: tuple[Any, ...]) -> None:
+        if len(entries) != len(self.arrays):
+            raise ValueError(
+                f"{what}: expected one for each of {len(self.arrays)} trajectories, found {len(entries)}"
+            )
+
     @property
     def grid(self) -> tuple[int, int]:
         """(h, w)."""
-        return tuple(self.arrays[0].shape[1:3])
+        height, width = self.arrays[0].shape[1:3]
+        return height, width
+
+    @functools.cached_property
+    def dtype(self) -> np.dtype:
+        """Of what `read` returns, the same for all trajectories."""
+        return np.dtype(np.float32) if self.scale != 1.0 else common_dtype(self.arrays)
 
     def read(
         self, trajectory: int, start: int, stop: int, rows: slice = ALL, columns: slice = ALL
@@ -112,31 +137,25 @@ class Trajectories:
         """Which points of these frames are observed, bool of the shape of `read`; None: all are."""
         if self.observed is None:
             return None
-        return np.asarray(self.observed[trajectory][start:stop, rows, columns])
+        return np.asarray(self.observed[trajectory][start:stop, rows, columns], bool)
 
     def physical(self, values: np.ndarray) -> np.ndarray:
         """What `arrays` hold, in the unit that `unit` names.
 
-        In the dtype of the arrays, in native byte order; float32 where it has more than four bytes, which no device
-        takes, and where `scale` is not 1.
+        In the `common_dtype` of the arrays, so that every batch has one dtype; float32 where `scale` is not 1.
         """
-        values = np.asarray(values)
-        if self.scale != 1.0:
-            return values.astype(np.float32, copy=False) * np.float32(self.scale)
-        wide = values.dtype.itemsize > 4
-        return values.astype(np.float32 if wide else values.dtype.newbyteorder("="), copy=False)
+        frames = np.asarray(values, self.dtype)
+        return frames if self.scale == 1.0 else frames * np.float32(self.scale)
 
     def moments_of(self, trajectory: int) -> Moments:
         """The moments of every frame of a trajectory: known, cached, or measured and kept."""
         if self.moments is not None:
             return self.moments[trajectory]
         array = self.arrays[trajectory]
-        path = None
-        if self.identities is not None:
-            path = cache_root(None) / "moments" / f"{self.identities[trajectory]}.npz"
-            found = moments.read_cached(path, len(array), len(self.fields))
-            if found is not None:
-                return found
+        path = None if self.moments_files is None else self.moments_files[trajectory]
+        found = None if path is None else moments.read_cached(path, len(array), len(self.fields))
+        if found is not None:
+            return found
         parts = [
             moments.measure(
                 np.asarray(self.read(trajectory, start, start + CHUNK), np.float32),
@@ -150,10 +169,10 @@ class Trajectories:
         return measured
 
     def check_finite(self) -> None:
-        """Look at every observed value, by the moments of its frame.
+        """Look at every observed value, by the moments of its frame, at the forcings and at the static fields.
 
         Raises:
-          ValueError: one is NaN or infinite; the file and the frame are named.
+          ValueError: one is NaN or infinite; the file and the frame, or the field, are named.
         """
         for number, name in enumerate(self.names):
             finite = np.isfinite(self.moments_of(number).squares).all(axis=1)
@@ -162,13 +181,36 @@ class Trajectories:
                     f"{name}: frame {int(np.argmin(finite))} holds NaN or infinite values; repair the file, or mark "
                     "them as missing"
                 )
+        for name, rows in zip(self.names, self.forcings or (), strict=self.forcings is not None):
+            finite = np.isfinite(rows).all(axis=1)
+            if not finite.all():
+                raise ValueError(
+                    f"{name}: the forcings of frame {int(np.argmin(finite))} are NaN or infinite; repair the file"
+                )
+        if self.static is not None:
+            finite = np.isfinite(self.static).all(axis=(0, 1))
+            if not finite.all():
+                name = self.static_names[int(np.argmin(finite))]
+                raise ValueError(f"static: {name} holds NaN or infinite values; repair the file")
 
     def each_moments(self) -> Iterator[Moments]:
         """The moments of every trajectory in turn."""
         return (self.moments_of(number) for number in range(len(self.arrays)))
 
 
+def common_dtype(arrays: tuple[Any, ...]) -> np.dtype:
+    """Common dtype of the arrays, in native byte order, if it has <= 4 bytes; else float32, as on a device."""
+    kinds = {np.dtype(array.dtype).newbyteorder("=") for array in arrays}
+    dtype = kinds.pop()
+    return np.dtype(np.float32) if kinds or dtype.itemsize > 4 else dtype
+
+
 def file_identity(path: pathlib.Path, *options: Any) -> str:
     """Digits that change with a file (its path, size and time of change) and with how it is read."""
     found = os.stat(path)
     return files.fingerprint([str(path.resolve()), found.st_size, found.st_mtime_ns, *map(str, options)])
+
+
+def moments_file(identity: str) -> pathlib.Path:
+    """Where the moments of a user's file are kept: in the user's cache directory, by the identity of the file."""
+    return cache_root(None) / "moments" / f"{identity}.npz"

@@ -31,7 +31,12 @@ class WindowShape(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """A sequence of windows: `windows[i]` is a Batch without the batch axis, frames [f, h, w, c] as they are stored.
+    """A sequence of windows: `windows[i]` is a Batch without the batch axis.
+
+    Frames [f, h, w, c] have the dtype of `Trajectories.dtype`, but float32 where mirroring changes the sign of unsigned
+    values; forcings and static fields are float32. In a mirrored
+    window the columns of frames, mask and static fields are reversed, and channels of frames take the sign of
+    `Trajectories.mirror`; static fields keep theirs, and forcings stay as they are.
 
     Attributes:
       trajectories: what is cut.
@@ -68,13 +73,15 @@ class Windows:
         data, number = self.trajectories, place.trajectory
         start, stop = place.frame, place.frame + self.shape.frames
         frames = self._crop(place, lambda *box: data.read(number, start, stop, *box))
+        if (place.mirrored or self.flip) and min(data.mirror) < 0 and frames.dtype.kind == "u":
+            frames = frames.astype(np.float32)  # of all windows of a split, as a batch has one dtype
         if place.mirrored:
-            frames = frames * np.asarray(data.mirror, _signed(frames.dtype))
+            frames = frames * np.asarray(data.mirror, frames.dtype)
         observed, static, forcings = None, None, None
         if data.observed is not None:
             observed = self._crop(place, lambda *box: data.read_observed(number, start, stop, *box))
         if data.static is not None:
-            static = self._crop(place, lambda rows, columns: data.static[None, rows, columns])[0]
+            static = self._crop(place, lambda *box: np.asarray(data.static[None, *box], np.float32))[0]
         if data.forcings is not None:
             forcings = np.asarray(data.forcings[number][start : stop + self.shape.beyond], np.float32)
         return Batch(np.ascontiguousarray(frames), observed, forcings, static)
@@ -101,11 +108,6 @@ class Windows:
     def batch(self) -> Batch:
         """All windows, with a batch axis."""
         return stack([self[index] for index in range(len(self))])
-
-
-def _signed(dtype: np.dtype) -> np.dtype:
-    """The dtype that takes signs: the same for floats and signed integers, float32 for unsigned ones."""
-    return np.dtype(np.float32) if dtype.kind in "ub" else dtype
 
 
 def stack(windows: list[Batch]) -> Batch:

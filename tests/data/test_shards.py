@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import zarr
-from trajectories import counting
+from trajectories import complete, counting
 
 from benchmarks.rangeserver import serving
 from configs import folder as folder_config
@@ -190,6 +190,60 @@ def change(name, value):
     return spoil
 
 
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-30])
+
+
+def flip(file):
+    file.write_bytes(flipped(file.read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda p: cut(p / "extras.npz"), "extras.npz: not a whole file of forcings and static fields"),
+        (lambda p: flip(p / "extras.npz"), "extras.npz: not a whole file of forcings and static fields"),
+        (
+            lambda p: np.savez(p / "extras.npz", static=np.zeros(3)),
+            "extras.npz: expected arrays of shapes .*forcings",
+        ),
+        (
+            lambda p: np.savez(p / "extras.npz", forcings=np.zeros((100, 2)), static=np.zeros((6, 12, 2))),
+            r"extras.npz: expected arrays of shapes .*\(100, 3\).*found .*\(100, 2\)",
+        ),
+    ],
+)
+def test_broken_forcings_and_static_fields_are_named(small, tmp_path, spoil, message):
+    path = tmp_path / "shards"
+    written(path, complete(), "zarr")
+    spoil(path)
+    with pytest.raises(ValueError, match=message):
+        Shards(str(path)).load()
+    (path / "extras.npz").unlink()
+    with pytest.raises(FileNotFoundError, match="extras.npz: no such file"):
+        Shards(str(path)).load()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_what_stands_at_a_missing_point_is_exported_and_an_observed_nan_is_not(small, tmp_path, form):
+    original = complete()
+    written(tmp_path / "first", original, form)
+    point = tuple(np.argwhere(original.observed[1][17])[5])
+    original.arrays[1][17][point] = np.nan
+    with pytest.raises(ValueError, match="file 1: frame 17 holds NaN or infinite"):
+        written(tmp_path / "second", original, form)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_mask_that_is_spoiled_is_named(small, tmp_path, form):
+    path = pathlib.Path(written(tmp_path / "shards", complete(), form))
+    file = {"zarr": "observed.zarr/c/1/0/0/0", "array_record": "observed-00001-of-00004.array_record"}[form]
+    (path / file).unlink()
+    with pytest.raises(store.StoreError, match=str(path / file)):
+        for windows in make_splits(Shards(str(path)).load(), DatasetOptions(2, 1, split="trajectory")):
+            windows.batch()
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -202,10 +256,12 @@ def change(name, value):
         (change("dtype", "float31"), "manifest.json: not the description .*float31"),
         (change("dtype", "int32"), "expected an array .* of int32, found .* of float32"),
         (lambda p: (p / "moments.npz").write_bytes(b"PK"), "moments.npz: not a whole file of moments"),
+        (lambda p: cut(p / "moments.npz"), "moments.npz: not a whole file of moments"),
+        (lambda p: flip(p / "moments.npz"), "moments.npz: not a whole file of moments"),
         (lambda p: np.savez(p / "moments.npz", sums=np.zeros(3)), "moments.npz: not a whole file of moments"),
         (
-            lambda p: np.savez(p / "moments.npz", **Moments(*[np.zeros((92, 2))] * 5)._asdict()),
-            r"moments.npz: expected moments of shapes",
+            lambda p: np.savez(p / "moments.npz", **Moments(*[np.zeros((92, 2))] * 6)._asdict()),
+            r"moments.npz: not a whole file of moments \(expected moments of shapes",
         ),
     ],
 )

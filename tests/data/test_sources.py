@@ -7,10 +7,17 @@ import sys
 import numpy as np
 import pytest
 import zarr
+from trajectories import complete
 
 from dydiff_jax.data.batches import TrainBatches
+from dydiff_jax.data.formats import shard_writer
+from dydiff_jax.data.sources import shards
+from dydiff_jax.data.sources.folder import Folder
+from dydiff_jax.data.sources.simulated import Simulated
 from dydiff_jax.data.sources.source import SOURCES
 from dydiff_jax.data.splits import DatasetOptions, make_splits
+from dydiff_jax.data.trajectories import Trajectories
+from dydiff_jax.types import DataSpec
 
 FILES = pathlib.Path(__file__).parent / "files"
 
@@ -138,6 +145,10 @@ def broken(folder, case):
     elif case == "cut archive":
         np.savez(folder / "b.npz", velocities(5, 4, 6, 2))
         (folder / "b.npz").write_bytes((folder / "b.npz").read_bytes()[:-100])
+    elif case == "changed archive":
+        np.savez(folder / "b.npz", velocities(5, 4, 6, 2))
+        whole = (folder / "b.npz").read_bytes()
+        (folder / "b.npz").write_bytes(whole[:500] + bytes([whole[500] ^ 1]) + whole[501:])
     elif case == "key":
         np.savez(folder / "b.npz", one=velocities(5, 4, 6, 2), two=velocities(5, 4, 6, 2))
 
@@ -151,6 +162,7 @@ def broken(folder, case):
         ("text", r"b.npy: expected numbers .* <U1; set --config.data.layout"),
         ("cut", r"b.npy: not a whole"),
         ("cut archive", r"b.npz: not a whole"),
+        ("changed archive", r"b.npz: not a whole"),
         ("key", r"b.npz: expected an array None, found \['one', 'two'\]; set key"),
     ],
 )
@@ -179,3 +191,115 @@ def test_zarr_is_needed_for_zarr_only(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "zarr", None)
     with pytest.raises(ImportError, match=r"b.zarr: reading zarr needs zarr; pip install"):
         load("folder", path=str(tmp_path), key="velocity")
+
+
+def make_folder(folder, suffix):
+    write = {".npy": write_npy, ".npz": write_npz, ".zarr": write_zarr}[suffix]
+    for number in range(2):
+        write(folder / f"run{number}", velocities(6, 2, 4, 5, seed=number).astype(np.float16))
+    options = dict(
+        path=str(folder), layout="tchw", interval=0.5, time_unit="s", unit="m/s", fields=("u", "v")
+    )
+    return "folder", options | (dict(key="velocity") if suffix != ".npy" else {})
+
+
+def make_release(folder):
+    for role in ("train", "test"):
+        with open(folder / f"{role}.npz.npy", "wb") as file:
+            np.save(file, velocities(3, 16, 2, 8, 6))
+    return "dydiff_release", dict(path=str(folder))
+
+
+def make_shards(folder, form):
+    shard_writer.write(complete(), str(folder / "out"), form, lambda frames: None)
+    return "shards", dict(path=str(folder / "out"))
+
+
+def make_kolmogorov(folder):
+    given = dict(cells=16, out_cells=8, interval=0.5, spin_up=1.0, duration=2.0, trajectories=2)
+    return fill_cache("kolmogorov", given | dict(cache_dir=str(folder)))
+
+
+def make_rayleigh_benard(folder):
+    given = dict(rows=8, columns=16, out_rows=4, duration=1.0, trajectories=2)
+    return fill_cache("rayleigh_benard", given | dict(cache_dir=str(folder)))
+
+
+def fill_cache(name, options):
+    source = SOURCES[name](**options)
+    source.folder.mkdir()
+    for part in source.parts():
+        part.write(velocities(*part.shape))
+    return name, options
+
+
+MADE = {
+    "npy": lambda folder: make_folder(folder, ".npy"),
+    "npz": lambda folder: make_folder(folder, ".npz"),
+    "zarr folder": lambda folder: make_folder(folder, ".zarr"),
+    "release": make_release,
+    "rbc zip": lambda folder: ("rbc_file", dict(path=str(FILES / "rbc_zip.pt"))),
+    "rbc legacy": lambda folder: ("rbc_file", dict(path=str(FILES / "rbc_legacy.pt"), stride=3)),
+    "zarr shards": lambda folder: make_shards(folder, "zarr"),
+    "array_record shards": lambda folder: make_shards(folder, "array_record"),
+    "kolmogorov": make_kolmogorov,
+    "rayleigh_benard": make_rayleigh_benard,
+}
+
+
+@pytest.mark.parametrize("case", MADE)
+def test_a_source_tells_what_its_frames_are_without_opening_them(tmp_path, monkeypatch, case):
+    name, options = MADE[case](tmp_path)
+    source = SOURCES[name](**options)
+
+    def refused(*arguments, **named):
+        raise AssertionError("opened")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trajectories, "__post_init__", refused)
+        patch.setattr(Simulated, "load", refused)
+        patch.setattr(Folder, "_open_npz", refused)
+        if name != "rbc_file":  # which cuts its numbers out of the whole file, as a view
+            patch.setattr(np.memmap, "__getitem__", refused)
+        patch.setattr(zarr.Array, "__getitem__", refused)
+        patch.setattr(shards, "READERS", {"zarr": refused, "array_record": refused})
+        patch.setattr(shards, "read_moments", refused)
+        patch.setattr(shards, "read_extras", refused)
+        spec = source.spec()
+        with pytest.raises(AssertionError, match="opened"):
+            source.load()
+    found = source.load()
+    shape = found.read(0, 0, 1).shape[1:]
+    assert spec == DataSpec(
+        shape,
+        found.fields,
+        found.unit,
+        found.interval,
+        found.time_unit,
+        "field",
+        found.forcing_names,
+        found.static_names,
+    )
+    assert all(array.shape[1:] == spec.frame_shape for array in found.arrays)
+    assert len(spec.forcings) == (3 if name == "shards" else 0)
+
+
+def test_every_source_is_among_them(tmp_path):
+    names = set()
+    for number, make in enumerate(MADE.values()):
+        (tmp_path / str(number)).mkdir()
+        names.add(make(tmp_path / str(number))[0])
+    assert names == set(SOURCES)
+
+
+def test_a_simulated_source_simulates_nothing_to_tell_what_it_is(tmp_path):
+    for name in ("kolmogorov", "rayleigh_benard"):
+        SOURCES[name](cache_dir=str(tmp_path / "none")).spec()
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("name", ["folder", "dydiff_release", "rbc_file", "shards"])
+def test_a_source_without_its_files_says_so_when_it_is_asked_what_it_is(tmp_path, name):
+    for path in ("", str(tmp_path / "none")):
+        with pytest.raises(FileNotFoundError):
+            SOURCES[name](path=path).spec()

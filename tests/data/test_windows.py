@@ -8,7 +8,6 @@ from trajectories import counting
 
 from dydiff_jax.data.batches import TrainBatches
 from dydiff_jax.data.splits import DatasetOptions, make_splits, reference_windows
-from dydiff_jax.data.statistics import statistics
 from dydiff_jax.data.windows import Place, select
 
 OPTIONS = dict(num_context=2, num_forecast=1, crop=4, split="trajectory", fractions=(0.4, 0.3, 0.3))
@@ -114,34 +113,6 @@ def test_validation_and_test_windows_stay_where_they_are():
     rng = np.random.default_rng(0)
     for part in (parts.valid, parts.test):
         assert all(part.draw(index, rng) == part.place(index) for index in range(len(part)))
-
-
-def test_statistics_are_those_of_the_training_frames():
-    trajectories = counting(lengths=(150, 40, 40), c=1, w=12)
-    windows = make_splits(trajectories, DatasetOptions(**OPTIONS | dict(split="time"))).train
-    read = [film[: np.max(windows.places[windows.places[:, 0] == n, 1]) + 3].astype(np.float64)
-            for n, film in enumerate(trajectories.arrays)]  # fmt: skip
-    assert all(len(frames) < len(film) for frames, film in zip(read, trajectories.arrays, strict=True))
-    values = np.concatenate(read).reshape(-1, 1)
-    mean, std = statistics(windows)
-    np.testing.assert_allclose(mean, values.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(std, values.std(0), rtol=1e-9)
-
-
-def test_statistics_do_not_count_frames_twice_nor_frames_that_no_window_reads():
-    windows = train_windows(counting(lengths=(20, 9, 9)), stride=8)  # windows at frames 0, 8 and 16
-    frames = windows.trajectories.arrays[0][[0, 1, 2, 8, 9, 10, 16, 17, 18]].astype(np.float64)
-    mean, std = statistics(windows)
-    np.testing.assert_allclose(mean, frames.mean((0, 1, 2)), rtol=1e-12)
-    np.testing.assert_allclose(std, frames.std((0, 1, 2)), rtol=1e-9)
-
-
-def test_speed_convention_is_the_deviation_of_the_length_of_the_vector():
-    windows = train_windows(counting(lengths=(20, 9, 9)))
-    frames = windows.trajectories.arrays[0].astype(np.float64)
-    mean, std = statistics(windows, "speed")
-    np.testing.assert_allclose(mean, frames.mean((0, 1, 2)), rtol=1e-12)
-    np.testing.assert_allclose(std, np.linalg.norm(frames, axis=-1).std(), rtol=1e-9)
 
 
 @pytest.mark.parametrize("count", [1, 5, 18, 30, 54])

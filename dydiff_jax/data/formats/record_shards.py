@@ -31,7 +31,7 @@ class RecordShards:
                 f"{path}: ArrayRecord shards are read from local folders and gs:// alone; use zarr"
             )
         self._path, self._sidecar, self._name = path, sidecar, array
-        self._dtype = sidecar.dtype_of(array)
+        self.dtype = sidecar.dtype_of(array)
         folder = path if store.is_remote(path) else str(pathlib.Path(path).expanduser())
         names = [_file(folder, sidecar, array, first) for first, _ in sidecar.shards]
         counts = [_records(sidecar, first, stop) for first, stop in sidecar.shards]
@@ -47,7 +47,7 @@ class RecordShards:
         sidecar = self._sidecar
         grid = (sidecar.total, *sidecar.frame_shape[:2])
         bounds = [(part.start, part.stop) for part in box]
-        out = np.empty([*(stop - start for start, stop in bounds), sidecar.frame_shape[2]], self._dtype)
+        out = np.empty([*(stop - start for start, stop in bounds), sidecar.frame_shape[2]], self.dtype)
         touched = (
             range(start // step, -(-stop // step))
             for (start, stop), step in zip(bounds, sidecar.chunk, strict=True)
@@ -72,10 +72,10 @@ class RecordShards:
         shape = [min(step, side - start) for step, start, side in sizes] + [self._sidecar.frame_shape[2]]
         try:
             record = self._records[int(np.ravel_multi_index(index, self._sidecar.chunks))]
-            return np.frombuffer(record, self._dtype).reshape(shape)
+            return np.frombuffer(record, self.dtype).reshape(shape)
         except store.FAILURES as error:
             raise store.StoreError(
-                f"{self.where(starts[0])}: a chunk of {shape} values of {self._dtype} cannot be read: {error}"
+                f"{self.where(starts[0])}: a chunk of {shape} values of {self.dtype} cannot be read: {error}"
             ) from error
 
 

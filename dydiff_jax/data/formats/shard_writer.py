@@ -8,7 +8,7 @@ import numpy as np
 from dydiff_jax.data.formats import record_shards, sidecar, store, zarr_shards
 from dydiff_jax.data.formats.sidecar import FRAMES, OBSERVED, Recording, Sidecar
 from dydiff_jax.data.moments import Moments, joined, measure
-from dydiff_jax.data.trajectories import CHUNK, Trajectories
+from dydiff_jax.data.trajectories import CHUNK, Trajectories, common_dtype
 
 WRITERS = {"zarr": zarr_shards.write_shards, "array_record": record_shards.write_shards}
 
@@ -42,7 +42,7 @@ def write(trajectories: Trajectories, path: str, form: str, report: Callable[[in
             values, mask = np.asarray(trajectories.arrays[number][box]), None
             shard[FRAMES][begin - first : end - first] = values
             if described.masked:
-                mask = np.asarray(trajectories.observed[number][box])
+                mask = trajectories.read_observed(number, start, start + end - begin)
                 shard[OBSERVED][begin - first : end - first] = mask
             measured.append(_measure(trajectories, number, start, values, mask))
         for array, write_shard in writers.items():
@@ -83,7 +83,7 @@ def check_target(path: str, form: str) -> None:
 
 def describe(trajectories: Trajectories, form: str) -> Sidecar:
     """The sidecar of trajectories that are to be written."""
-    dtype = _common_dtype(trajectories)
+    dtype = common_dtype(trajectories.arrays)
     shape = (*trajectories.grid, len(trajectories.fields))
     roles = trajectories.roles or (None,) * len(trajectories.names)
     entries = zip(trajectories.names, trajectories.arrays, roles, strict=True)
@@ -97,14 +97,6 @@ def describe(trajectories: Trajectories, form: str) -> Sidecar:
         masked=trajectories.observed is not None,
         **{name: getattr(trajectories, name) for name in sidecar.SHARED},
     )
-
-
-def _common_dtype(trajectories: Trajectories) -> np.dtype:
-    """Common dtype of the arrays if it has <= 4 bytes, else float32."""
-    point = slice(0, 1)
-    kinds = {np.asarray(array[point, point, point]).dtype.newbyteorder("=") for array in trajectories.arrays}
-    dtype = kinds.pop()
-    return np.dtype(np.float32) if kinds or dtype.itemsize > 4 else dtype
 
 
 def _pieces(described: Sidecar, first: int, stop: int) -> Iterator[tuple[int, int, int, int]]:

@@ -22,6 +22,7 @@ class ZarrShards:
     def __init__(self, path: str, sidecar: Sidecar, array: str = FRAMES):
         """Read the frames, or another array of `sidecar`."""
         self._path, self._sidecar, self._name = path, sidecar, array
+        self.dtype = sidecar.dtype_of(array)
 
     def read(self, box: tuple[slice, slice, slice]) -> np.ndarray:
         """Frames, rows and columns of a box, [frames, rows, columns, c].
@@ -51,15 +52,14 @@ class ZarrShards:
         }
         array = ts.open(options, open=True, read=True, context=store.context()).result()
         expected = (self._sidecar.total, *self._sidecar.frame_shape)
-        dtype = self._sidecar.dtype_of(self._name).name
-        if array.shape != expected or array.dtype.name != dtype:
+        if array.shape != expected or array.dtype.name != self.dtype.name:
             raise ValueError(
-                f"expected an array {expected} of {dtype}, found {array.shape} of {array.dtype.name}"
+                f"expected an array {expected} of {self.dtype.name}, found {array.shape} of {array.dtype.name}"
             )
         return array
 
     def __getstate__(self) -> dict:
-        return {"_path": self._path, "_sidecar": self._sidecar, "_name": self._name}
+        return {"_path": self._path, "_sidecar": self._sidecar, "_name": self._name, "dtype": self.dtype}
 
 
 def write_shards(path: str, sidecar: Sidecar, array: str = FRAMES):

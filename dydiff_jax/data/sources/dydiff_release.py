@@ -5,7 +5,7 @@ import pathlib
 
 from dydiff_jax.data.cache import open_npy
 from dydiff_jax.data.sources.source import local_path, register
-from dydiff_jax.data.trajectories import Trajectories, file_identity
+from dydiff_jax.data.trajectories import Trajectories, file_identity, moments_file
 from dydiff_jax.types import DataSpec
 
 FILES = {"train": "train.npz.npy", "test": "test.npz.npy"}  # plain .npy files under these names
@@ -43,14 +43,15 @@ class DyDiffRelease:
           ValueError: one is broken, or holds another shape.
         """
         folder = self._folder()
-        arrays, names, roles, identities = [], [], [], []
+        arrays, names, roles, moments_files = [], [], [], []
         for role, file in FILES.items():
             sequences = self._open(folder / file)
             arrays += [sequence[: self.frames].transpose(0, 2, 3, 1) for sequence in sequences]
             names += [f"{folder / file}, sequence {number}" for number in range(len(sequences))]
             roles += [role] * len(sequences)
             options = (self.frames, self.scale)
-            identities += [file_identity(folder / file, n, *options) for n in range(len(sequences))]
+            identities = (file_identity(folder / file, n, *options) for n in range(len(sequences)))
+            moments_files += map(moments_file, identities)
         return Trajectories(
             arrays=tuple(arrays),
             names=tuple(names),
@@ -61,7 +62,7 @@ class DyDiffRelease:
             periodic_x=False,
             roles=tuple(roles),
             scale=self.scale,
-            identities=tuple(identities),
+            moments_files=tuple(moments_files),
         )
 
     def _folder(self) -> pathlib.Path:

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dydiff_jax.data.cache import npz_header, open_npy
+from dydiff_jax.data.cache import BROKEN, broken, npz_header, open_npy
 from dydiff_jax.data.sources.source import local_path, register
-from dydiff_jax.data.trajectories import Trajectories, file_identity
+from dydiff_jax.data.trajectories import Trajectories, file_identity, moments_file
 from dydiff_jax.runs import files
 from dydiff_jax.types import DataSpec
 
@@ -77,7 +77,7 @@ class Folder:
             time_unit=self.time_unit,
             unit=self.unit,
             periodic_x=self.periodic_x,
-            identities=tuple(self._identity(path) for path in paths),
+            moments_files=tuple(moments_file(self._identity(path)) for path in paths),
         )
 
     def _paths(self) -> list[pathlib.Path]:
@@ -111,7 +111,11 @@ class Folder:
 
     def _open_npz(self, path: pathlib.Path) -> np.ndarray:
         with open_npy(path) as archive:
-            return archive[self._key(path, archive.files)]
+            key = self._key(path, archive.files)
+            try:
+                return archive[key]
+            except BROKEN as error:
+                raise broken(path, error) from error
 
     def _open_zarr(self, path: pathlib.Path) -> Any:
         try:
@@ -136,6 +140,7 @@ class LayoutView:
         self._array, self._layout = array, layout
         sizes = dict(zip(layout, array.shape, strict=True))
         self.shape = tuple(sizes.get(axis, 1) for axis in "thwc")
+        self.dtype = np.dtype(array.dtype)
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -7,7 +7,7 @@ import numpy as np
 
 from dydiff_jax.data.formats.torch_file import read_tensor
 from dydiff_jax.data.sources.source import local_path, register
-from dydiff_jax.data.trajectories import Trajectories, file_identity
+from dydiff_jax.data.trajectories import Trajectories, file_identity, moments_file
 from dydiff_jax.types import DataSpec
 
 WHERE = "the TF-Net repository (Rose-STL-Lab/Turbulent-Flow-Net on GitHub) says where to get it"
@@ -58,7 +58,7 @@ class RbcFile:
             unit=UNIT,
             periodic_x=False,
             mirror=(-1.0, 1.0),
-            identities=(file_identity(path, self.stride),),
+            moments_files=(moments_file(file_identity(path, self.stride)),),
         )
 
     def _open(self) -> tuple[pathlib.Path, np.ndarray]:

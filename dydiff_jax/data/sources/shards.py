@@ -5,11 +5,11 @@ moments of every frame, which stand beside the shards, so that a host starts wit
 """
 
 import dataclasses
-import io
 import itertools
 
 import numpy as np
 
+from dydiff_jax.data.cache import npz_arrays
 from dydiff_jax.data.formats import record_shards, sidecar, store, zarr_shards
 from dydiff_jax.data.formats.sidecar import EXTRAS, MOMENTS, OBSERVED, Sidecar
 from dydiff_jax.data.moments import Moments, measure
@@ -82,7 +82,7 @@ class Stretch:
 
     def __init__(self, reader, span: slice, frame_shape: tuple[int, int, int]):
         self._reader, self._first = reader, span.start
-        self.shape = (span.stop - span.start, *frame_shape)
+        self.shape, self.dtype = (span.stop - span.start, *frame_shape), reader.dtype
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -104,8 +104,8 @@ def read_moments(path: str, described: Sidecar) -> Moments:
     contents = store.read(path, MOMENTS)
     try:
         return Moments.from_npz(contents, described.total, len(described.fields))
-    except (ValueError, KeyError, EOFError, OSError) as error:
-        raise ValueError(f"{name}: not a whole file of moments ({error}); export the data again") from error
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}; export the data again") from error
 
 
 def read_extras(path: str, described: Sidecar) -> dict[str, np.ndarray]:
@@ -124,9 +124,8 @@ def read_extras(path: str, described: Sidecar) -> dict[str, np.ndarray]:
         expected["static"] = (*described.frame_shape[:2], len(described.static_names))
     contents = store.read(path, EXTRAS)
     try:
-        with np.load(io.BytesIO(contents), allow_pickle=False) as archive:
-            found = {key: archive[key] for key in archive}
-    except (ValueError, KeyError, EOFError, OSError) as error:
+        found = npz_arrays(contents)
+    except ValueError as error:
         raise ValueError(
             f"{name}: not a whole file of forcings and static fields ({error}); export the data again"
         ) from error

@@ -11,7 +11,7 @@ from absl import logging
 
 from dydiff_jax.data import cache
 from dydiff_jax.data.simulators import ensemble
-from dydiff_jax.data.trajectories import Trajectories, file_identity
+from dydiff_jax.data.trajectories import Trajectories
 from dydiff_jax.runs import files
 from dydiff_jax.types import DataSpec
 
@@ -143,7 +143,7 @@ class Simulated(abc.ABC):
             unit=self.unit,
             periodic_x=True,
             mirror=self.mirror,
-            identities=tuple(file_identity(part.path) for part in parts),
+            moments_files=tuple(part.moments for part in parts),
         )
 
 
