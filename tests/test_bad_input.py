@@ -14,7 +14,7 @@ from configs import folder
 from dydiff_jax import build
 from dydiff_jax.data.card import DataCard
 from dydiff_jax.distributed.mesh import make_mesh
-from dydiff_jax.evaluation import context_file
+from dydiff_jax.evaluation import context_file, scores
 from dydiff_jax.runs import commands
 from dydiff_jax.types import DataSpec
 
@@ -140,8 +140,13 @@ def test_more_test_windows_than_there_are(data, tmp_path):
 
 
 def test_a_grid_smaller_than_the_pooling_window(data, tmp_path):
-    with pytest.raises(ValueError, match="pool_window"):
-        commands.train(own_data(data, scores__pool_window=17), tmp_path / "run")
+    """A score that is asked for is refused; without a list the pooled ones are left out of the table."""
+    config = own_data(data, scores__pool_window=17, scores__names=("crps", "crps_w17_avg"))
+    with pytest.raises(ValueError, match="config.scores.names: no crps_w17_avg .*pool_window"):
+        commands.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    unlisted = scores.chosen(scores.ScoreOptions(pool_window=17), "field", (16, 16, 2))
+    assert "crps" in unlisted and not any(name.startswith("crps_w17") for name in unlisted)
 
 
 def test_a_batch_that_the_mesh_does_not_divide(data, tmp_path):

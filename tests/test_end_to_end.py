@@ -25,6 +25,14 @@ ROOT = pathlib.Path(__file__).parents[1]
 PICTURES = ("forecast.png", "error_over_lead.png", "spectra.png", "rank_histogram.png", "animation.gif")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """A cache of this file's own: the first run is to simulate its flow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DYDIFF_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def command(workdir, *arguments, argument="dynamical,size=tiny"):
     return [
         sys.executable, "-m", "dydiff_jax.main", f"--config=configs/turbulence.py:{argument}", f"--workdir={workdir}",

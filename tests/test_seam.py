@@ -22,7 +22,12 @@ from tests import dummy
 
 ROOT = pathlib.Path(__file__).parents[1]
 #: Enough steps, and checkpoints, that a run can be killed among them.
-LONG = {"train.steps": 600, "train.checkpoint_every": 20, "train.log_every": 100}
+LONG = {
+    "train.steps": 400,
+    "train.checkpoint_every": 20,
+    "train.log_every": 100,
+    "optimizer.learning_rate": 3e-2,
+}
 SHORT = {"train.steps": 20, "train.checkpoint_every": 20, "train.log_every": 10, "evaluation.figures": ()}
 #: What the speed of a run decides.
 TIMED = ("steps_per_second", "goodput", "seconds", "starts")
@@ -70,7 +75,7 @@ def kill_in(stage, line, workdir):
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert 0 < max(saved(folder)) < 600, "killed among the steps of the stage"
+    assert 0 < max(saved(folder)) < 400, "killed among the steps of the stage"
 
 
 def saved(folder):
@@ -102,7 +107,7 @@ def assert_same_run(found, expected):
     a, b = weights(found), weights(expected)
     assert a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
     assert lines(found) == lines(expected)
-    assert scores(found / "eval/step_600") == scores(expected / "eval/step_600")
+    assert scores(found / "eval/step_400") == scores(expected / "eval/step_400")
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +118,7 @@ def whole(data, tmp_path_factory):
     def train(method):
         if method not in made:
             made[method] = tmp_path_factory.mktemp("whole") / method
-            commands.train(config(method, data, LONG), made[method])
+            commands.train(config(method, data, LONG, evaluation__figures=()), made[method])
         return made[method]
 
     return train
@@ -136,7 +141,7 @@ def test_it_learns_what_there_is_to_learn(whole):
     """x' = 0.9 x: the kernel is near 0.9 times the identity in model space too, and forecasts beat persistence."""
     kernel = weights(whole("dummy"))["['step']['dense']['kernel']"]
     np.testing.assert_allclose(kernel, 0.9 * np.eye(2), atol=0.1)
-    found = scores(whole("dummy") / "eval/step_600")
+    found = scores(whole("dummy") / "eval/step_400")
     assert found["dummy"]["crps"]["mean"] < found["persistence"]["crps"]["mean"]
     assert len(found["dummy"]["crps"]["per_lead"]) == 5
 
@@ -152,9 +157,9 @@ def test_a_killed_run_resumes_to_the_same_bits_and_is_evaluated_and_forecasts(da
     assert_same_run(directory, whole("dummy"))
 
     printed = run([*line, "--mode=eval", "--split=valid"])
-    header = json.loads((directory / "eval/valid_step_600/metrics.json").read_text())
+    header = json.loads((directory / "eval/valid_step_400/metrics.json").read_text())
     assert header["split"] == "valid" and "| dummy |" in printed
-    assert header["scores"]["dummy"] != scores(directory / "eval/step_600")["dummy"]
+    assert header["scores"]["dummy"] != scores(directory / "eval/step_400")["dummy"]
 
     np.save(tmp_path / "context.npy", np.load(data / "0.npy")[:4])
     run([*line, "--mode=forecast", f"--input={tmp_path / 'context.npy'}", "--members=4"])
@@ -169,7 +174,7 @@ def test_a_run_killed_in_each_of_its_stages_ends_with_the_same_bits(data, whole,
     kill_in("step", line, directory)
     assert not (directory / "checkpoints/correction").exists()
     kill_in("correction", line, directory)
-    assert max(saved(directory / "checkpoints/step")) == 600
+    assert max(saved(directory / "checkpoints/step")) == 400
     assert "| corrected |" in run(line)
     assert_same_run(directory, whole("corrected"))
     assert {line["stage"] for line in lines(directory)} == {"step", "correction"}
