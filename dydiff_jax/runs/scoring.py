@@ -50,13 +50,14 @@ def load_run(
       train: training windows, on which a system that was not calibrated yet is measured; None: no data are opened.
     """
     weights, step = stages.load_stages(run.stages, mesh, directory, sections(run.config))
-    last = fingerprints.identity(directory / "checkpoints" / run.stages[-1].name)
+    last = run.stages[-1]
+    identity = fingerprints.identity((last.source or directory) / "checkpoints" / last.name)
 
     def batch() -> Batch:
         return select(train, min(CALIBRATION_WINDOWS, len(train))).batch()
 
     measured = run_directory.calibration(
-        directory, run, mesh, weights, last, None if train is None else batch
+        directory, run, mesh, weights, identity, None if train is None else batch
     )
     return {**weights, CALIBRATION: measured}, step
 
