@@ -8,6 +8,7 @@ at a random place of 64 x 448 frames; 16 make a batch. Files are warm: what is t
 the copying, not a disk.
 """
 
+import os
 import pathlib
 import statistics
 import tempfile
@@ -22,7 +23,7 @@ from dydiff_jax.data.sources.folder import Folder
 from dydiff_jax.data.sources.shards import Shards
 from dydiff_jax.data.splits import DatasetOptions, make_splits
 
-BATCH, FILMS, FRAMES, GRID = 16, 2, 400, (64, 448, 2)
+BATCH, TRAJECTORIES, FRAMES, GRID = 16, 2, 400, (64, 448, 2)
 #: Threads, workers and batches read ahead; the first reads on the spot.
 WAYS = {
     "on the spot": LoaderOptions(1, 0, 0),
@@ -43,7 +44,7 @@ def sources(root: pathlib.Path) -> dict:
     """The same trajectories in every form."""
     rng = np.random.default_rng(0)
     (root / "files").mkdir()
-    for number in range(FILMS):
+    for number in range(TRAJECTORIES):
         np.save(root / "files" / f"{number}.npy", rng.standard_normal((FRAMES, *GRID)).astype(np.float32))
     files = Folder(str(root / "files"), periodic_x=True)
     for form in ("zarr", "array_record"):
@@ -90,6 +91,7 @@ def main():
     """Prints the tables."""
     options = DatasetOptions(4, 11, crop=64, random_crop=True)
     with tempfile.TemporaryDirectory() as root:
+        os.environ["DYDIFF_JAX_CACHE"] = root  # where moments are kept
         splits = {
             name: make_splits(s.load(), options).train for name, s in sources(pathlib.Path(root)).items()
         }

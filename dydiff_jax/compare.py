@@ -106,7 +106,7 @@ def compare(
 
 
 class _Series:
-    """Makes runs one after the other, and goes on after one that diverges.
+    """Make runs one after the other, and continue after one that diverges.
 
     Attributes:
       failed: {what is not tried again, a run's directory or with it the label of an evaluation: why}.

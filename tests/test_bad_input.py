@@ -15,7 +15,7 @@ from dydiff_jax import build
 from dydiff_jax.data.card import DataCard
 from dydiff_jax.distributed.mesh import make_mesh
 from dydiff_jax.evaluation import context_file, scores
-from dydiff_jax.runs import commands
+from dydiff_jax.runs import commands, scoring
 from dydiff_jax.types import DataSpec
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -199,7 +199,7 @@ def test_a_checkpoint_that_does_not_fit_is_named_leaf_by_leaf(trained, data):
     config = build.load(own_data(data, networks__denoiser__channels=(48, 192)))
     run = build.build(config, DataCard.read(trained / "statistics.json"))
     with pytest.raises(ValueError, match=r"(?s)does not fit the model.*expected float32\[.*found float32\["):
-        commands.load_run(run, make_mesh(config.mesh), trained)
+        scoring.load_run(run, make_mesh(config.mesh), trained)
 
 
 CONTEXTS = {

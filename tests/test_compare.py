@@ -272,10 +272,12 @@ def compared(tmp_path_factory, environment, flags):
     return home, status, done
 
 
+@pytest.mark.slow
 def test_sigterm_stops_with_the_documented_status(compared):
     assert compared[1] == 75
 
 
+@pytest.mark.slow
 def test_one_command_trains_chooses_on_validation_and_compares_on_test(compared):
     """Systems that the package does not know go through all of it, and into the report."""
     home, _, done = compared
@@ -303,6 +305,7 @@ def test_one_command_trains_chooses_on_validation_and_compares_on_test(compared)
     assert f"| {found['groups'][1]['label']} | correction: pointwise only, step: pointwise only |" in report
 
 
+@pytest.mark.slow
 def test_the_same_command_again_trains_nothing_and_writes_the_same_report(compared, environment, flags):
     home = compared[0]
     files = [home / "comparison.json", home / "report.md", home / "report.html"]
@@ -342,6 +345,7 @@ def test_the_systems_of_the_package_are_compared(tmp_path, environment):
     assert "Yes: same data" in (tmp_path / "home/report.md").read_text()
 
 
+@pytest.mark.slow
 def test_another_config_in_the_same_place_is_refused_with_the_difference(compared, environment, flags):
     home = compared[0]
     other = [*flags, "--config.train.batch_size=2"]

@@ -17,7 +17,7 @@ from PIL import Image
 from dydiff_jax import build
 from dydiff_jax.data.card import DataCard
 from dydiff_jax.distributed.mesh import make_mesh
-from dydiff_jax.runs import commands
+from dydiff_jax.runs import commands, scoring
 from dydiff_jax.types import Batch
 from tests import recorded, small
 
@@ -162,7 +162,7 @@ def same_bits(first, second):
     config = build.load(small.config("dynamical,size=tiny"))
     made = build.build(config, DataCard.read(first / "statistics.json"))
     mesh = make_mesh(config.mesh)
-    weights = [jax.tree.leaves(commands.load_run(made, mesh, folder)[0]) for folder in (first, second)]
+    weights = [jax.tree.leaves(scoring.load_run(made, mesh, folder)[0]) for folder in (first, second)]
     scores = [
         json.loads((folder / "eval/step_40/metrics.json").read_text())["scores"] for folder in (first, second)
     ]

@@ -16,7 +16,7 @@ import pytest
 from dydiff_jax import build
 from dydiff_jax.data.card import DataCard
 from dydiff_jax.distributed.mesh import make_mesh
-from dydiff_jax.runs import commands
+from dydiff_jax.runs import commands, scoring
 from dydiff_jax.system import SYSTEMS
 from tests import dummy
 
@@ -88,7 +88,7 @@ def weights(directory):
     raw = json.loads((directory / "config.json").read_text())
     loaded = build.from_plain(raw)
     made = build.build(loaded, DataCard.read(directory / "statistics.json"))
-    found, _ = commands.load_run(made, make_mesh(loaded.mesh), directory)
+    found, _ = scoring.load_run(made, make_mesh(loaded.mesh), directory)
     return {
         jax.tree_util.keystr(path): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(found)

@@ -4,8 +4,8 @@ Levels halve height and width, never time. High resolutions have convolution blo
 axial transformer blocks (space, then time), the lowest full space-time attention. Every down block emits its
 output, which the up block opposite adds to its input. The log SNR of each frame modulates every block.
 
-Parameter paths for sharding rules. BLOCK is ``STAGE/block_N`` for each block of a stage (``down_I``,
-``middle``, ``up_I``), or, where it is scanned, ``STAGE/blocks`` for all, stacked on a leading axis n.
+Parameter paths for sharding rules. BLOCK is ``LEVEL/block_N`` for each block of a level (``down_I``,
+``middle``, ``up_I``), or, where it is scanned, ``LEVEL/blocks`` for all, stacked on a leading axis n.
 
 | path                                                | shape        | features                     |
 |-----------------------------------------------------|--------------|------------------------------|
@@ -57,7 +57,7 @@ class UViTOptions(NetworkOptions):
       attention: "einsum", written out, or "xla" or "cudnn" of jax.nn.dot_product_attention.
       dtype: of activations and products; parameters and output are float32.
       remat: what the backward pass keeps: everything ("none"), products ("dots"), block inputs ("full").
-      scan: compiles the equal blocks of a stage with attention once and loops over their stacked parameters.
+      scan: compiles the equal blocks of a level with attention once and loops over their stacked parameters.
         Convolution blocks are few and always written out: on a CPU, XLA runs the gradient of a convolution
         inside a loop about 20 times slower.
     """
@@ -223,7 +223,7 @@ class Block(nn.Module):
         return x, x
 
 
-class Stage(nn.Module):
+class Level(nn.Module):
     """The equal blocks of a level in a row: (x, a skip for each or None, emb) -> (x, the output of each).
 
     Attention enters and leaves with frames that are whole on each device, so that no loop gathers them again.
@@ -295,13 +295,13 @@ class UViT3D(nn.Module):
         x = self._dense(options.channels[0], "embed", x)
         skips = []
         for level, features in enumerate(options.channels[1:]):
-            x, outputs = Stage(options, level, train, name=f"down_{level}")(x, None, emb)
+            x, outputs = Level(options, level, train, name=f"down_{level}")(x, None, emb)
             skips.append(outputs)
             x = self._dense(features, f"merge_{level}", space_to_depth(x, 2))
-        x, _ = Stage(options, len(skips), train, name="middle")(x, None, emb)
+        x, _ = Level(options, len(skips), train, name="middle")(x, None, emb)
         for level in reversed(range(len(skips))):
             x = depth_to_space(self._dense(4 * options.channels[level], f"split_{level}", x), 2)
-            x, _ = Stage(options, level, train, name=f"up_{level}")(x, skips[level][::-1], emb)
+            x, _ = Level(options, level, train, name=f"up_{level}")(x, skips[level][::-1], emb)
         x = RMSNorm(name="head_norm")(x).astype(jnp.float32)
         zeros = nn.initializers.zeros
         head = dense(options.patch**2 * self.out_channels, "head", kernel_init=zeros)

@@ -214,9 +214,12 @@ def calibration_shape(run: Run, weights: Weights, key: jax.Array) -> Params:
     return jax.eval_shape(run.system.calibrate, weights, batch, key)
 
 
-def training_cost(directory: pathlib.Path) -> dict[str, float]:
+def training_cost(directory: pathlib.Path) -> dict[str, float | None]:
     """Seconds of all steps of all stages, compilation among them, and the median rate of the last stage."""
-    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    path = directory / "metrics.jsonl"
+    if not path.exists():  # every stage was loaded from another run
+        return {"training_seconds": 0.0, "steps_per_second": None}
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
     lines = [line for line in lines if "steps_per_second" in line]  # those of training, not of validation
     seconds, rates = 0.0, []
     for stage in dict.fromkeys(line["stage"] for line in lines):

@@ -219,7 +219,7 @@ class RollingDynamicalOptions(DiffusionOptions):
     process = RollingDynamical
 
 
-# Colours: Okabe and Ito, told apart by colour-blind readers.
+# Colours: Okabe and Ito, distinct for colour-blind readers.
 SYSTEMS |= {
     "standard": Entry(
         StandardOptions,

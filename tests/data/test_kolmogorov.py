@@ -7,13 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base, kolmogorov
+from configs import kolmogorov
 from dydiff_jax import build
 from dydiff_jax.config import ConfigError
 from dydiff_jax.data.simulators import ensemble
 from dydiff_jax.data.simulators import kolmogorov as solver
 from dydiff_jax.data.sources.kolmogorov import Kolmogorov
 from dydiff_jax.data.splits import DatasetOptions, make_splits
+from dydiff_jax.systems import SYSTEMS
+
+#: The systems of the package; other tests may register their own.
+METHODS = [name for name, entry in SYSTEMS.items() if entry.options.__module__.startswith("dydiff_jax.")]
 
 SMALL = dict(cells=16, out_cells=8, interval=0.5, spin_up=1.0, duration=2.0, trajectories=3)
 
@@ -154,7 +158,7 @@ def test_tiny_takes_other_data_on_request():
 
 
 @pytest.mark.parametrize("forecast", [2, 4, 8])
-@pytest.mark.parametrize("method", base.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_the_published_windows_fit_every_method(method, forecast):
     for size in ("tiny", "B"):
         raw = kolmogorov.get_config(f"{method},size={size}")

@@ -73,7 +73,7 @@ def test_every_box_reads_what_was_written(small, tmp_path, form, dtype):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_batches_are_those_of_the_source(small, tmp_path, form, workers):
     original = films(np.float16)
     options = DatasetOptions(3, 4, crop=9, fractions=(0.8, 0.0, 0.2), split="time")

@@ -166,6 +166,7 @@ SOURCES[sys.argv[1]](**json.loads(sys.argv[2])).load()
 """
 
 
+@pytest.mark.slow
 def test_a_killed_simulation_leaves_whole_parts_and_goes_on(tmp_path):
     changes = dict(trajectories=40, workers=1, duration=20.0)
     source = options("kolmogorov", tmp_path, **changes)

@@ -12,7 +12,7 @@ from dydiff_jax import build
 from dydiff_jax.config import plain
 from dydiff_jax.data.card import DataCard
 from dydiff_jax.distributed.mesh import make_mesh
-from dydiff_jax.runs import commands, directory
+from dydiff_jax.runs import directory, scoring
 from dydiff_jax.systems import SYSTEMS
 from dydiff_jax.training import fingerprints
 from dydiff_jax.types import Batch, DataSpec
@@ -157,7 +157,7 @@ def fingerprint(**changes):
     """Of the only stage of the miniature."""
     config = build.load(small.config("dynamical,size=tiny", **changes))
     (stage,) = build.build(config, build.spec_card(config)).stages
-    return fingerprints.fingerprint(stage, commands.sections(config), {})
+    return fingerprints.fingerprint(stage, scoring.sections(config), {})
 
 
 def test_the_fingerprint_follows_what_is_learnt_and_not_where():

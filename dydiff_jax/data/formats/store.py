@@ -54,7 +54,7 @@ def read(path: str, name: str) -> bytes:
 
 
 def write(path: str, name: str, value: bytes) -> None:
-    """One file of a folder, whole or not at all.
+    """One file of a folder, written atomically.
 
     Raises:
       StoreError: the store does not answer, or does not let us write.

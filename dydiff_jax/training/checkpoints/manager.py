@@ -1,4 +1,4 @@
-"""Checkpoints: written in the background, whole or not at all, compared with a manifest, readable on any mesh.
+"""Checkpoints: written in the background, atomically, compared with a manifest, readable on any mesh.
 
 A checkpoint is a directory ``checkpoints/STAGE/N``, N the steps done, of four parts that are readable one by one
 (``params``, ``opt_state``, ``ema`` and ``counters``), notes and the fingerprint of the stage in its metadata, and
