@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from small_uvit import ONE_LEVEL, TWO_LEVELS, init, inputs, network, options, relative_error
 
-from dydiff_jax.models.uvit import SIZES, Stage, depth_to_space, parameter_count, space_to_depth
+from dydiff_jax.models.uvit import SIZES, Level, depth_to_space, parameter_count, space_to_depth
 
 Z, LOGSNR = inputs()
 MODEL = network()
@@ -216,10 +216,10 @@ def test_dropout_is_set_for_each_level(level):
     """In training a level with a rate asks for a key, one without asks for none."""
     rates = tuple(0.3 if index == level else 0.0 for index in range(3))
     x, emb = np.zeros((1, 2, 4, 4, 16), np.float32), np.zeros((1, 2, 16), np.float32)
-    for stage in range(3):
-        model = Stage(options(dropout=rates, channels=(16, 16, 16)), stage, True)
+    for number in range(3):
+        model = Level(options(dropout=rates, channels=(16, 16, 16)), number, True)
         shapes = jax.eval_shape(functools.partial(model.init, jax.random.key(0)), x, None, emb)
-        if stage == level:
+        if number == level:
             with pytest.raises(flax.errors.InvalidRngError, match="dropout"):
                 jax.eval_shape(model.apply, shapes, x, None, emb)
         else:
@@ -228,7 +228,7 @@ def test_dropout_is_set_for_each_level(level):
 
 def test_scanned_blocks_draw_different_dropout():
     """Two equal blocks that add the constant 2 silu(1) to each feature that dropout keeps."""
-    stage = Stage(options(**ONE_LEVEL | dict(blocks=(2,), dropout=(0.5,), scan=True)), 0, True)
+    stage = Level(options(**ONE_LEVEL | dict(blocks=(2,), dropout=(0.5,), scan=True)), 0, True)
     x, emb = np.zeros((1, 2, 2, 2, 16), np.float32), np.zeros((1, 2, 16), np.float32)
     params = jax.tree.map(np.zeros_like, init(stage, x, None, emb))
     mlp = params["params"]["blocks"]["mlp"]
