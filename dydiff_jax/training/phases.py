@@ -86,8 +86,9 @@ class Phases:
     def seconds(self) -> dict[str, float]:
         """Seconds in each phase so far, over all processes of the stage; their sum is the total."""
         self._turn(self._name)
-        names = self.earlier.keys() | self._seconds.keys()
-        return {name: self.earlier.get(name, 0.0) + self._seconds.get(name, 0.0) for name in names}
+        names = dict.fromkeys((*self.earlier, *self._seconds))
+        total = {name: self.earlier.get(name, 0.0) + self._seconds.get(name, 0.0) for name in names}
+        return {name: seconds for name, seconds in total.items() if seconds > 0}
 
     def _turn(self, name: str) -> None:
         now = time.monotonic()
