@@ -132,7 +132,7 @@ def expected_traffic(sizes):
         part = whole // size["tensor"] if split else whole
         send("sum", ("fsdp",), part)
         send("sum", ("data",) if split else ("data", "tensor"), part // size["fsdp"])
-        send("gather", ("fsdp",), part * (1 if re.search("embed|level_in|action_in", name) else 2))
+        send("gather", ("fsdp",), part * (1 if re.search("embed|level_in|forcing_in", name) else 2))
 
     rows = SHAPE[0] // (size["data"] * size["fsdp"]) * SHAPE[1]
     pixels = [math.prod(SHAPE[2:4]) // (OPTIONS.patch * 2**level) ** 2 for level in range(3)]

@@ -72,7 +72,7 @@ def test_training_does_not_depend_on_the_mesh(one_device, name):
         ("params/merge_0/kernel", (32, 16), P(None, "fsdp")),
         ("params/head/kernel", (8, 3), P("fsdp", None)),
         ("params/condition/level_out/kernel", (16, 16), P("tensor", "fsdp")),
-        ("params/condition/action_in/kernel", (3, 16), P(None, "tensor")),
+        ("params/condition/forcing_in/kernel", (3, 16), P(None, "tensor")),
         ("params/embed/bias", (8,), P()),
         ("step", (), P()),
     ],
