@@ -15,8 +15,8 @@ from dydiff_jax import build
 from dydiff_jax.comparison.settings import flatten
 from dydiff_jax.config import choose, closest, plain
 from dydiff_jax.evaluation import evaluate
-from dydiff_jax.runs import commands
 from dydiff_jax.runs import directory as run_directory
+from dydiff_jax.runs import scoring
 from dydiff_jax.systems import SYSTEMS
 
 #: The score that every comparison needs: swept values are chosen by it, and baselines compared in it.
@@ -142,7 +142,7 @@ class Run:
         """The folder of its evaluation, or None while that is not finished; no data are opened."""
         config = build.load(self.raw)
         run = build.build(config, build.spec_card(config))
-        header = commands.describe(run, run.stages[-1].recipe.train.steps, self.split)
+        header = scoring.describe(run, run.stages[-1].recipe.train.steps, self.split)
         folder = evaluate.evaluation_folder(self.directory, header)
         return folder if evaluate.is_done(folder) else None
 
