@@ -266,7 +266,8 @@ def white_noise(keys: Keys, like: Frames) -> Frames:
 
 def example_keys(keys: Keys) -> tuple[Keys, Keys, Keys]:
     """The keys of an example's window time, of its kind of window and of its noise, which are independent."""
-    return tuple(jax.vmap(jax.random.split, (0, None))(keys, 3).T)
+    tau_keys, sliding_keys, noise_keys = jax.vmap(jax.random.split, (0, None))(keys, 3).T
+    return tau_keys, sliding_keys, noise_keys
 
 
 def window_times(keys: Keys, dtype: DTypeLike) -> PerExample:

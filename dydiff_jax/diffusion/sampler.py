@@ -160,7 +160,8 @@ def check_context(process: GaussianProcess, context: Context) -> None:
 
 def split_keys(keys: Keys) -> tuple[Keys, Keys]:
     """A key for the noise that enters and a key for that of the steps, for each example."""
-    return tuple(jax.vmap(jax.random.split)(keys).T)
+    noise_keys, step_keys = jax.vmap(jax.random.split)(keys).T
+    return noise_keys, step_keys
 
 
 def begin(noise_keys: Keys, process: GaussianProcess, context: Context, tau: Array) -> SamplerState:
