@@ -39,7 +39,7 @@ class TrainOptions:
       keep_last: how many of the newest checkpoints are kept.
       keep_every: checkpoints of steps that this divides are kept too; None keeps no others.
       keep_best: keep the checkpoint with the lowest validation score too.
-      validate_every: steps between two scores of the validation split; None scores it after training alone.
+      validate_every: steps between two scores of the validation split; None: it is not scored while training.
       max_bad_steps: how many steps in a row may be skipped for a loss or gradient that is not finite.
       stuck_after: seconds without progress after which the process ends itself, so that it can be started
         again; None lets it hang. Compiling a large network is one piece of work.

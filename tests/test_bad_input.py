@@ -14,7 +14,7 @@ from configs import folder
 from dydiff_jax import build
 from dydiff_jax.data.card import DataCard
 from dydiff_jax.distributed.mesh import make_mesh
-from dydiff_jax.evaluation import context_file, scores
+from dydiff_jax.evaluation import context_file
 from dydiff_jax.runs import commands, scoring
 from dydiff_jax.types import DataSpec
 
@@ -140,13 +140,33 @@ def test_more_test_windows_than_there_are(data, tmp_path):
 
 
 def test_a_grid_smaller_than_the_pooling_window(data, tmp_path):
-    """A score that is asked for is refused; without a list the pooled ones are left out of the table."""
+    """A score that is asked for is refused."""
     config = own_data(data, scores__pool_window=17, scores__names=("crps", "crps_w17_avg"))
     with pytest.raises(ValueError, match="config.scores.names: no crps_w17_avg .*pool_window"):
         commands.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    unlisted = scores.chosen(scores.ScoreOptions(pool_window=17), "field", (16, 16, 2))
-    assert "crps" in unlisted and not any(name.startswith("crps_w17") for name in unlisted)
+
+
+def test_a_score_that_was_left_out_is_named_with_the_reason_beside_the_table(data, tmp_path):
+    folder = commands.train(own_data(data, scores__pool_window=17, evaluation__figures=()), tmp_path / "run")
+    header, table = json.loads((folder / "metrics.json").read_text()), (folder / "table.md").read_text()
+    assert header["left_out"].keys() == {
+        f"crps_w17_{name}" for name in ("avg", "max", "avg_nonneg", "max_nonneg")
+    }
+    reason = "pool_window: expected at most the shorter side of the grid of 16 x 16, found 17"
+    assert table.count(reason) == 4 and f"Without crps_w17_avg: {reason}." in table
+    assert header["scores"]["dynamical"].keys().isdisjoint(header["left_out"])
+
+
+def test_a_validation_split_without_a_window_of_the_horizon_is_refused_where_it_is_to_be_scored(
+    data, tmp_path
+):
+    """Training and test have room for a horizon of 30 frames, validation has not."""
+    wanted = dict(evaluation__horizon=30, dataset__split="time", dataset__fractions=(0.5, 0.2, 0.3))
+    commands.open_data(build.load(own_data(data, **wanted)))
+    with pytest.raises(ValueError, match="config.train.validate_every: .*horizon of 30, found none; use"):
+        commands.train(own_data(data, **wanted, train__validate_every=1), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_batch_that_the_mesh_does_not_divide(data, tmp_path):

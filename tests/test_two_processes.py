@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 
 from dydiff_jax.distributed import mesh as meshes
+from dydiff_jax.training import state
+from dydiff_jax.training.checkpoints import loading
 from tests import small
 from tests.training import toy
 
@@ -148,3 +150,32 @@ def test_what_two_processes_saved_one_restores_bit_for_bit(tmp_path):
     assert_close(lines_of(tmp_path / "two"), lines_of(tmp_path / "one"), 1e-5)
     found = toy.restore(tmp_path / "two", meshes.make_mesh(meshes.MeshOptions(data=1)), steps=60)
     assert_close(found.params, undisturbed.params, 1e-5)
+
+
+def test_gradients_of_a_second_stage_with_sharded_frozen_weights_are_those_of_one_device(tmp_path):
+    """The first stage, frozen in the second, lies on the devices of both processes."""
+    end, settings = time.monotonic() + LIMIT, dict(steps=4, checkpoint_every=1, keep_last=4, log_every=1)
+    arguments = [
+        str(TOY),
+        str(tmp_path / "two"),
+        "two=1",
+        "fsdp=8",
+        *map("{0[0]}={0[1]}".format, settings.items()),
+    ]
+    statuses, outputs = finish(start(arguments, 2), end)
+    assert statuses == [0, 0], outputs
+    toy.train_two(tmp_path / "one", **settings)
+    assert_close(lines_of(tmp_path / "two"), lines_of(tmp_path / "one"), 1e-5)
+    for step, rtol in ((1, 1e-4), (4, 1e-3)):  # after one step the first moment is 1 - b1 of the gradient
+        found, expected = (moments(tmp_path / name, step) for name in ("two", "one"))
+        for leaf, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(leaf, other, atol=rtol * np.abs(other).max(), rtol=0)
+
+
+def moments(workdir, step):
+    """The first moments of the second stage after some steps, on one device."""
+    stage, mesh = toy.two_stages(steps=4)[1], meshes.make_mesh(meshes.MeshOptions(data=1))
+    with jax.set_mesh(mesh):
+        abstract = state.abstract_state(stage.objective, stage.recipe, mesh)
+    parts = loading.load_parts(workdir / "checkpoints/second" / str(step), {"opt_state": abstract.opt_state})
+    return parts["opt_state"][1][0].mu

@@ -40,7 +40,8 @@ class Trajectories:
       scale: factor from what `arrays` hold to the unit that `unit` names; other than 1 it makes frames float32.
       moments: of every frame of each array in the unit that `unit` names, where they are known without reading.
       moments_files: where the moments of each array are kept once they are measured; None: they are measured anew.
-      observed: a mask for each array, indexed like it: False is missing; None: nothing is missing.
+      observed: a mask for each array, of its shape or 1 along any axis on which it is constant, indexed like it:
+        False is missing; None: nothing is missing.
       forcings: [T, m] for each array; row i is known in advance of frame i, an action is the one that led to it.
       forcing_names: of the m forcings.
       static: [h, w, q], fields of all trajectories that do not change with time; mirroring x reverses their columns
@@ -88,10 +89,11 @@ class Trajectories:
             return
         self._check_count("observed", self.observed)
         for name, array, mask in zip(self.names, self.arrays, self.observed, strict=True):
-            if tuple(mask.shape) != tuple(array.shape):
+            fits = (found in (1, size) for found, size in zip(mask.shape, array.shape, strict=True))
+            if len(mask.shape) != len(array.shape) or not all(fits):
                 raise ValueError(
-                    f"{name}: expected a mask of observed points of shape {tuple(array.shape)}, found "
-                    f"{tuple(mask.shape)}"
+                    f"{name}: expected a mask of observed points of shape {tuple(array.shape)}, or 1 along an axis, "
+                    f"found {tuple(mask.shape)}"
                 )
 
     def _check_forcings(self) -> None:
@@ -137,7 +139,11 @@ class Trajectories:
         """Which points of these frames are observed, bool of the shape of `read`; None: all are."""
         if self.observed is None:
             return None
-        return np.asarray(self.observed[trajectory][start:stop, rows, columns], bool)
+        mask, shape = self.observed[trajectory], self.arrays[trajectory].shape
+        box = (slice(start, stop), rows, columns)
+        found = mask[tuple(part if size > 1 else ALL for part, size in zip(box, mask.shape, strict=False))]
+        sides = (len(range(*part.indices(size))) for part, size in zip(box, shape, strict=False))
+        return np.broadcast_to(np.asarray(found, bool), (*sides, shape[-1]))
 
     def physical(self, values: np.ndarray) -> np.ndarray:
         """What `arrays` hold, in the unit that `unit` names.

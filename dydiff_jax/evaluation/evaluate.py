@@ -173,10 +173,12 @@ def write_scores(
 
     Args:
       folder: made where it is missing.
-      header: what was scored; with the scores it makes metrics.json.
+      header: what was scored; with the scores, and why some were left out, it makes metrics.json.
       ensembles: [e, n, k, h, w, c] by name.
       evaluation: what they are scored on.
     """
+    kind, frame = evaluation.spec.kind, evaluation.truth.shape[2:]
+    header = header | {"left_out": scoring.left_out(evaluation.scores, kind, frame)}
     scores = score_all(itertools.chain(ensembles.items(), baseline_ensembles(evaluation)), evaluation)
     keep = slice(header["evaluation"]["saved"])
     arrays = {
@@ -208,6 +210,7 @@ def tables(header: dict[str, Any], scores: dict[str, scoring.Scores]) -> str:
         [
             f"Means over the leads; {header['windows']} windows, {header['weights']}, step {header['step']}.\n",
             scoring.markdown_table(scores),
+            *(f"Without {name}: {reason}.\n" for name, reason in header.get("left_out", {}).items()),
             scoring.markdown_over_leads(header, scores),
             "Definitions, as computed for the first row.\n",
             scoring.markdown_definitions(next(iter(scores.values()))),

@@ -14,6 +14,9 @@ from dydiff_jax.distributed import collectives
 from dydiff_jax.system import Forecaster, Weights
 from dydiff_jax.types import Array, Batch
 
+#: Tells a watchdog that work goes on, and how far it is.
+Heartbeat = Callable[[str], None]
+
 
 class Piece(NamedTuple):
     """Some frames of some rows of an ensemble.
@@ -59,7 +62,14 @@ class Ensemble:
         """Pieces that `pieces` yields for that many rows, members times windows."""
         return math.ceil(rows / self.chunk) * num_calls(self.forecaster, self.horizon)
 
-    def pieces(self, weights: Weights, key: Array, batch: Batch, members: int) -> Iterator[Piece]:
+    def pieces(
+        self,
+        weights: Weights,
+        key: Array,
+        batch: Batch,
+        members: int,
+        heartbeat: Heartbeat = lambda note: None,
+    ) -> Iterator[Piece]:
         """Draw ``members`` forecasts of every window of a batch, ``chunk`` rows and a block of leads at a time.
 
         Args:
@@ -67,6 +77,7 @@ class Ensemble:
           key: a typed random key; member j of window i is the same whatever the chunk.
           batch: n windows, of which the context is read, with forcings as far as `num_forcings` says.
           members: e.
+          heartbeat: hears of every piece.
 
         Yields:
           Pieces of at most ``chunk`` rows, those of the first rows first, ``num_pieces`` in all.
@@ -75,7 +86,8 @@ class Ensemble:
           ValueError: the forcings of the batch end too early.
         """
         check_forcings(self.forecaster, batch, self.horizon)
-        n = len(batch.frames)
+        n, done = len(batch.frames), 0
+        total = self.num_pieces(members * n)
         for rows in chunks(members * n, self.chunk):
             member, window = np.divmod(rows, n)
             part = jax.tree.map(lambda x, window=window: np.asarray(x)[window], batch)
@@ -91,6 +103,8 @@ class Ensemble:
                 seconds = time.perf_counter() - start
                 first = call * frames.shape[1] - self.forecaster.delay
                 kept = frames[fresh, max(-first, 0) : self.horizon - first]
+                done += 1
+                heartbeat(f"{done} of {total} pieces")
                 yield Piece(member[fresh], window[fresh], max(first, 0), kept, seconds)
 
     def draw(
@@ -99,21 +113,17 @@ class Ensemble:
         key: Array,
         batch: Batch,
         members: int,
-        heartbeat: Callable[[str], None] = lambda note: None,
+        heartbeat: Heartbeat = lambda note: None,
     ) -> tuple[np.ndarray, float]:
-        """An ensemble [e, n, horizon, *s] with a progress bar, and the seconds of its pieces.
-
-        ``heartbeat`` hears of every piece; the other arguments are those of `pieces`.
-        """
+        """An ensemble [e, n, horizon, *s] with a progress bar, and the seconds of its pieces; see `pieces`."""
         n, seconds = len(batch.frames), []
         total = self.num_pieces(members * n)
 
         def timed() -> Iterator[Piece]:
-            pieces = self.pieces(weights, key, batch, members)
+            pieces = self.pieces(weights, key, batch, members, heartbeat)
             bar = tqdm(pieces, "forecasting", total, unit="window", disable=not collectives.is_main())
             for piece in bar:
                 seconds.append(piece.seconds)
-                heartbeat(f"{len(seconds)} of {total} pieces")
                 yield piece
 
         return gather(timed(), members, n, self.horizon), sum(seconds)

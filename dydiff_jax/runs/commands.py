@@ -48,12 +48,20 @@ def train(
     """
     config, began = build.load(raw), time.monotonic() if began is None else began
     mesh = make_mesh(config.mesh)
-    for stage in build.build(config, build.spec_card(config)).stages:
+    planned = build.build(config, build.spec_card(config)).stages
+    for stage in planned:
         global_batch.check_batch(stage.recipe.train.batch_size, mesh)
+    validated = planned[-1].recipe.train.validate_every
     beside = [scoring.open_beside(path, config) for path in config.evaluation.beside]
     if (directory / "config.json").exists():  # another config is refused before data are made
         run_directory.create_or_verify(directory, config.plain)
     splits = open_data(config, split)
+    if validated is not None and not len(splits.valid):
+        raise ValueError(
+            f"config.train.validate_every: expected a validation window of {config.window.num_context} context frames "
+            f"and a horizon of {config.horizon}, found none; use a shorter --config.evaluation.horizon or a larger "
+            "validation share in --config.dataset.fractions, or --config.train.validate_every=None"
+        )
     run_directory.create_or_verify(directory, config.plain)
     run = build.build(config, run_directory.keep_card(directory, data_card(config, splits)))
 
@@ -62,7 +70,7 @@ def train(
         return TrainBatches(splits.train, recipe.train.batch_size, data_seed(recipe), config.loader)
 
     def validation(stage: Stage, weights: Weights) -> Validate | None:
-        wanted = stage.recipe.train.validate_every is not None and stage.name == run.stages[-1].name
+        wanted = validated is not None and stage.name == run.stages[-1].name
         return scoring.validator(run, weights, splits, mesh) if wanted else None
 
     session = Session(mesh, directory, began)

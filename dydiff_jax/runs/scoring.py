@@ -2,7 +2,6 @@
 
 import math
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,11 +17,12 @@ from dydiff_jax.data.splits import Splits
 from dydiff_jax.data.windows import Windows, select
 from dydiff_jax.distributed import collectives
 from dydiff_jax.evaluation import evaluate
-from dydiff_jax.evaluation.forecast import Ensemble, gather
+from dydiff_jax.evaluation.forecast import Ensemble, Heartbeat, gather
 from dydiff_jax.runs import directory as run_directory
 from dydiff_jax.system import CALIBRATION, Weights
 from dydiff_jax.training import fingerprints, stages
 from dydiff_jax.training.fingerprints import Sections
+from dydiff_jax.training.loop import Validate
 from dydiff_jax.training.phases import Phases
 from dydiff_jax.types import Batch, Params
 
@@ -121,7 +121,7 @@ def ensemble_of(
         return driver.draw(weights, key, batch, members, heartbeat=phases.heartbeat)
 
 
-def validator(run: Run, weights: Weights, splits: Splits, mesh: Mesh) -> Callable[[Params], dict[str, float]]:
+def validator(run: Run, weights: Weights, splits: Splits, mesh: Mesh) -> Validate:
     """A function from the EMA of the last stage to the fair CRPS of a few validation windows.
 
     Args:
@@ -144,10 +144,10 @@ def validator(run: Run, weights: Weights, splits: Splits, mesh: Mesh) -> Callabl
     driver = Ensemble(forecaster, run.config.horizon, chunk)
     calibrate = jax.jit(run.system.calibrate)
 
-    def validate(ema: Params) -> dict[str, float]:
+    def validate(ema: Params, heartbeat: Heartbeat) -> dict[str, float]:
         found = {**weights, run.stages[-1].name: ema}
         found[CALIBRATION] = calibrate(found, train, jax.random.key(run.config.seed))
-        pieces = driver.pieces(found, jax.random.key(options.seed), context, members)
+        pieces = driver.pieces(found, jax.random.key(options.seed), context, members, heartbeat)
         drawn = gather(pieces, members, len(truth), run.config.horizon)
         per_lead = metrics.crps_per_lead(drawn, truth, observed=scored)
         return {"valid_crps": float(np.mean(per_lead))}

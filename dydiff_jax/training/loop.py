@@ -27,8 +27,9 @@ from dydiff_jax.training.phases import Phases
 from dydiff_jax.training.state import TrainState, abstract_state, init_state, make_train_step, state_of
 from dydiff_jax.types import Batch, Params
 
-#: Maps an EMA to scores of the validation split by name; the first is the one by which the best step is chosen.
-Validate = Callable[[Params], dict[str, float]]
+#: Maps an EMA to scores of the validation split by name; the first is the one by which the best step is chosen. The
+#: second argument is to be called as the work goes on, so that the watchdog knows.
+Validate = Callable[[Params, Callable[[str], None]], dict[str, float]]
 
 
 #: A compiled step with its frozen weights.
@@ -79,8 +80,8 @@ def train(
       session: devices and work directory.
       fingerprint: of the stage; a checkpoint with another one is refused.
       initial: parameters to begin from, in place of fresh ones; the EMA begins there too.
-      validate: called with the EMA every ``validate_every`` steps and after the last one, by all processes; what it
-        returns is logged. It must be a function of the EMA alone.
+      validate: called with the EMA and a heartbeat every ``validate_every`` steps and after the last one, by all
+        processes; what it returns is logged. It must be a function of the EMA alone.
 
     Raises:
       ValueError: the mesh does not divide the batch, the warm-up is too long, or the checkpoint or ``initial`` does
@@ -223,7 +224,7 @@ class Loop:
     def _score(self, done: int, state: TrainState, monitor: Monitor) -> None:
         validate = self._validate
         if validate is not None and monitor.is_due(done):
-            monitor.validate(done, lambda: validate(state.ema))
+            monitor.validate(done, lambda: validate(state.ema, monitor.phases.heartbeat))
 
     def _batches(self, first: int) -> Iterator[Batch]:
         """The global batches from step ``first`` on."""

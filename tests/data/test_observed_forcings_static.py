@@ -89,6 +89,20 @@ def test_random_crops_that_wrap_and_mirror_reach_batches():
     assert_same_bits(batches.rows(3, range(64)), expected)
 
 
+@pytest.mark.parametrize("axes", [(0,), (3,), (1, 2, 3), (0, 1, 2)], ids=str)
+def test_a_mask_may_be_1_long_along_an_axis_on_which_it_is_constant(axes):
+    """Batches and moments are those of the mask that is written out."""
+    data, narrow = rich(missing=0.0), tuple(slice(1) if axis in axes else slice(None) for axis in range(4))
+    short = tuple(mask[narrow] for mask in data.observed)
+    whole = tuple(np.broadcast_to(mask, a.shape).copy() for mask, a in zip(short, data.arrays, strict=True))
+    one, other = (dataclasses.replace(data, observed=masks) for masks in (short, whole))
+    assert not all(mask.all() for mask in whole)
+    batches = [TrainBatches(train(each), 32, seed=2).rows(3, range(32)) for each in (one, other)]
+    assert_same_bits(*batches)
+    for number in range(len(data.arrays)):
+        assert_same_bits(one.moments_of(number), other.moments_of(number))
+
+
 def test_the_forcing_of_a_frame_arrives_with_it():
     """The first channel of every frame is its number, and so is its first forcing."""
     data = rich()

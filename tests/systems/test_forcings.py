@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import base
-from dydiff_jax.data.sources import register
+from dydiff_jax.data.sources import SOURCES
 from dydiff_jax.data.trajectories import Trajectories
 from dydiff_jax.models.network import MODELS, Model, NetworkOptions
 from dydiff_jax.runs import commands
@@ -32,7 +32,6 @@ def recordings(number=12, length=40):
     return found
 
 
-@register("forced")
 @dataclasses.dataclass(frozen=True)
 class Forced:
     """The recordings, or with forcings of other times."""
@@ -97,8 +96,14 @@ class Echo(Small):
         return params["weight"] * jnp.broadcast_to(rows, inputs.x.shape)
 
 
-MODELS["linear"] = Model(Linear, {"only": {}})
-MODELS["echo"] = Model(Echo, {"only": {}})
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    """The source and the networks have their names for the length of this file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SOURCES, "forced", Forced)
+        patch.setitem(MODELS, "linear", Model(Linear, {"only": {}}))
+        patch.setitem(MODELS, "echo", Model(Echo, {"only": {}}))
+        yield
 
 
 def config(method, network, shuffled=False, **changes):

@@ -127,7 +127,7 @@ def compiled_loss():
     return jax.jit(make_objective().loss)
 
 
-def score(ema):
+def score(ema, heartbeat):
     """A validation score: the error of a fixed batch."""
     batch, key = make_examples().rows(1000, range(BATCH_SIZE)), jax.random.key(9)
     value, _ = compiled_loss()(ema, {}, batch, key)

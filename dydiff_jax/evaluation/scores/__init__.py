@@ -7,7 +7,15 @@ from dydiff_jax.evaluation.scores.markdown import (
     markdown_table,
 )
 from dydiff_jax.evaluation.scores.options import ScoreOptions, check_samples
-from dydiff_jax.evaluation.scores.score import Scores, chosen, definitions, named, score, write_metrics
+from dydiff_jax.evaluation.scores.score import (
+    Scores,
+    chosen,
+    definitions,
+    left_out,
+    named,
+    score,
+    write_metrics,
+)
 from dydiff_jax.evaluation.scores.table import ARRAYS, SCORES, Score
 
 __all__ = [
@@ -19,6 +27,7 @@ __all__ = [
     "check_samples",
     "chosen",
     "definitions",
+    "left_out",
     "markdown_definitions",
     "markdown_leads",
     "markdown_over_leads",

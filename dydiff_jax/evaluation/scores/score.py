@@ -51,16 +51,26 @@ def chosen(
             return name in names
         return score.asked(options) if score.asked else kind in score.kinds
 
-    found = {name: score for name, score in known.items() if wanted(name, score)}
-    for name, score in list(found.items()):
+    skipped = left_out(options, kind, frame)
+    found = {name: score for name, score in known.items() if wanted(name, score) and name not in skipped}
+    for name, score in found.items():
         reason = score.refuse(options, frame)
         if names is not None and not reason and members is not None and members < score.min_members:
             reason = f"members: expected {score.min_members} or more, found {members}"
-        if reason and (names is not None or score.asked):
-            raise ValueError(reason if names is None else f"names: no {name} for these data: {reason}")
         if reason:
-            del found[name]
+            raise ValueError(reason if names is None else f"names: no {name} for these data: {reason}")
     return found
+
+
+def left_out(options: ScoreOptions, kind: str, frame: tuple[int, ...]) -> dict[str, str]:
+    """Scores of the kind of the data that have no meaning for them, each with the reason; none if names are listed."""
+    if options.names is not None:
+        return {}
+    scores = {
+        name: score for name, score in named(options).items() if not score.asked and kind in score.kinds
+    }
+    reasons = {name: score.refuse(options, frame) for name, score in scores.items()}
+    return {name: reason for name, reason in reasons.items() if reason}
 
 
 def definitions(
