@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # One run on a Cloud TPU slice of any number of hosts: asks for the slice as a queued resource, installs this
-# repository on all its workers, runs, and after a preemption asks again and goes on.
+# repository on all its workers, runs, and after a preemption asks again and resumes.
 #
 #   NAME=turbulence ZONE=us-central1-a BUCKET=my-bucket launch/tpu_pod.sh --config=configs/turbulence.py --workdir=runs/turbulence
 #   NAME=turbulence ZONE=us-central1-a launch/tpu_pod.sh --dry-run --config=...        prints every command instead
 #
 # Start it on a machine that stays up, with gcloud logged in. It may be ended and started again at any time: it finds
-# the slice, stops the run there (which saves), and goes on with it. What is installed is the commit that is checked
+# the slice, stops the run there (which saves), and resumes it. What is installed is the commit that is checked
 # out. Arguments are those of dydiff_jax.main; runs/ is the directory that all workers share. What the run ends with
 # decides:
 #   75, 143             saved, or stopped outside training: run again

@@ -3,16 +3,19 @@
     python -m tests.recorded            says for each run whether it still has the recorded bits on this machine
     python -m tests.recorded --write    records them anew
 
-Other processors and compilers round differently: the tests compare losses, norms and moments with a tolerance.
+Other processors and compilers, and other options of one, round differently: this command sets those of the record, the
+tests compare losses, norms and moments with a tolerance.
 """
 
 import hashlib
 import json
+import os
 import pathlib
 import sys
 import tempfile
 
 if __name__ == "__main__":
+    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
     import tests.conftest  # noqa: F401, the environment of the tests, before jax looks at it
 
 import jax

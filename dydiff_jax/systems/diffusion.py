@@ -135,7 +135,7 @@ class Diffusion:
     def stages(self) -> Sequence[Stage]:
         """The denoiser."""
         needs = tuple(stage.name for stage in self.network.codec.stages)
-        reads = ("system.name", "system.process", "system.schedule", f"networks.{DENOISER}")
+        reads = ("system", f"networks.{DENOISER}")
         return [Stage(DENOISER, Denoising(self.rollout.process, self.network), self.recipe, needs, reads)]
 
     def calibrate(self, weights: Weights, batch: Batch, key: jax.Array) -> Params:
