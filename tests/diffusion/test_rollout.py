@@ -1,5 +1,7 @@
 """What a rollout does pass by pass: which evaluations a frame receives, and what it is in special cases."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,34 +25,42 @@ def context_of(p, dtype=np.float32):
 
 
 def rolled(rollout, network, context, passes):
-    """Finished frames of the first passes."""
-    return advanced(rollout, network, rollout.begin(KEYS, context), passes)[1]
+    """Finished frames of the first passes, in one program."""
+
+    @jax.jit
+    def run(context):
+        return advanced(rollout, network, rollout.begin(KEYS, context), passes)[1]
+
+    return run(context)
 
 
 def advanced(rollout, network, carry, passes):
     return rollout.advance(KEYS, lambda *_: network, carry, passes, 0.2)
 
 
+def compiled(function, static=()):
+    """The function as a program of its own, also where nothing else is compiled."""
+    fast = jax.jit(function, static_argnums=static)
+
+    def call(*arguments):
+        with jax.disable_jit(False):
+            return fast(*arguments)
+
+    return call
+
+
 @pytest.fixture
 def interpreted(monkeypatch):
     """One operation after another, so that equal formulas give equal bits, however they would be compiled.
 
-    Random numbers are compiled all the same: they have the same bits either way.
+    Random numbers have the same bits either way, and what begins, updates or moves a window is the same program for all
+    who call it.
     """
-
-    def compiled(function):
-        fast = jax.jit(function)
-
-        def call(*arguments):
-            with jax.disable_jit(False):
-                return fast(*arguments)
-
-        return call
-
-    for module, name in [(samplers, name) for name in ("white_noise", "fold", "split_keys")] + [
-        (rollouts, "white_noise")
-    ]:
-        monkeypatch.setattr(module, name, compiled(getattr(module, name)))
+    programs = {"white_noise": (), "fold": (), "split_keys": (), "begin": (1,), "update": (0, 1)}
+    for name, static in programs.items():
+        monkeypatch.setattr(samplers, name, compiled(getattr(samplers, name), static))
+    monkeypatch.setattr(rollouts, "white_noise", samplers.white_noise)
+    monkeypatch.setattr(Rollout, "_move", compiled(Rollout._move, (0,)))
     with jax.disable_jit():
         yield
 
@@ -58,16 +68,31 @@ def interpreted(monkeypatch):
 # Which evaluations a frame receives.
 
 
-def paths(rollout, horizon, p):
-    """Times at which the network sees each frame of the forecast, by frame; the number of evaluations."""
-    seen, stride = [], rollout.process.stride
+@functools.cache
+def levels_seen(rollout, passes):
+    """The log SNR of every frame of the window at each evaluation of the network, in double precision.
+
+    It leaves the program as integers, since the thread of a callback knows no double precision.
+    """
+    seen = []
+
+    def record(bits):
+        seen.append(np.asarray(bits).view(np.float64)[:, 0])
 
     def network(z, logsnr):
-        seen.append(np.asarray(logsnr[0]))
+        jax.debug.callback(record, jax.lax.bitcast_convert_type(logsnr[0], jnp.uint32), ordered=True)
         return 0.1 * z
 
+    rolled(rollout, network, context_of(rollout.process.num_context, np.float64), passes)
+    jax.effects_barrier()
+    return seen
+
+
+def paths(rollout, horizon, p):
+    """Times at which the network sees each frame of the forecast, by frame; the number of evaluations."""
+    stride = rollout.process.stride
     passes = -(-(horizon + rollout.warmup_frames) // stride)
-    rolled(rollout, network, context_of(p, np.float64), passes)
+    seen = levels_seen(rollout, passes)
     each = len(seen) // passes
     of_frame = [[] for _ in range(horizon)]
     for i, logsnr in enumerate(seen):
@@ -87,7 +112,7 @@ def moving(path):
 
 
 @pytest.mark.parametrize("p", [0, 2])
-def test_every_frame_receives_n_evaluations_on_one_grid_with_the_init_clock(p, x64, interpreted):
+def test_every_frame_receives_n_evaluations_on_one_grid_with_the_init_clock(p, x64):
     """Frame by frame, t = 1, 1 - 1/N, ..., 1/N: the grid of a window whose frames share one time."""
     k, steps, horizon = 3, 12, 8
     rollout = Rollout(Rolling(Cosine(), p, k), Sampler(nfe=steps))
@@ -97,7 +122,7 @@ def test_every_frame_receives_n_evaluations_on_one_grid_with_the_init_clock(p, x
     assert evaluations == steps + (horizon - 1) * steps // k
 
 
-def test_early_frames_receive_more_evaluations_with_the_rescaled_clock(x64, interpreted):
+def test_early_frames_receive_more_evaluations_with_the_rescaled_clock(x64):
     k, steps, horizon = 3, 12, 7
     rollout = Rollout(RollingDynamical(Cosine(), 2, k, clock="init_rescaled"), Sampler(nfe=steps))
     found, evaluations = paths(rollout, horizon, 2)
@@ -111,7 +136,7 @@ def test_early_frames_receive_more_evaluations_with_the_rescaled_clock(x64, inte
 
 
 @pytest.mark.parametrize("horizon", [1, 4, 5, 8])
-def test_blocks_take_n_evaluations_each(horizon, x64, interpreted):
+def test_blocks_take_n_evaluations_each(horizon, x64):
     steps, k = 5, 4
     found, evaluations = paths(Rollout(Dynamical(Cosine(), 2, k), Sampler(nfe=steps)), horizon, 2)
     for path in found:
@@ -146,19 +171,21 @@ def test_times_of_the_warm_up_and_of_a_shift():
     [Rolling(Cosine(), 2, 3), Standard(Cosine(), 2, 3), Dynamical(Cosine(), 4, 3)],
     ids=["rolling", "p<k", "p>k"],
 )
-def test_finished_frames_become_the_context_of_the_next_window(process, interpreted):
+def test_finished_frames_become_the_context_of_the_next_window(process):
     """``bind`` receives them with the number of the first frame of its window; the network has them in z."""
     rollout, p, passes = Rollout(process, Sampler(nfe=3)), process.num_context, 5
     given, seen = context_of(p), []
 
     def bind(context, first):
         def network(z, logsnr):
-            seen.append((np.asarray(context), int(first), np.asarray(z[:, :p])))
+            jax.debug.callback(lambda *values: seen.append(values), context, first, z[:, :p], ordered=True)
             return jnp.tanh(z)
 
         return network
 
-    _, frames = rollout.advance(KEYS, bind, rollout.begin(KEYS, given), passes)
+    run = jax.jit(lambda given: rollout.advance(KEYS, bind, rollout.begin(KEYS, given), passes))
+    _, frames = run(given)
+    jax.effects_barrier()
     known = np.concatenate([given, frames[:, rollout.warmup_frames :]], axis=1)
     steps = len(seen) // passes
     for i, (context, first, in_z) in enumerate(seen):
@@ -183,7 +210,7 @@ ROLLING = [
 def test_passes_in_several_calls_are_those_of_one_bit_for_bit(process, method):
     rollout, network = Rollout(process, Sampler(method, nfe=6)), random_network(process.num_frames)
     run = jax.jit(lambda carry, passes: advanced(rollout, network, carry, passes), static_argnums=1)
-    carry, pieces = rollout.begin(KEYS, context_of(process.num_context)), []
+    carry, pieces = jax.jit(rollout.begin)(KEYS, context_of(process.num_context)), []
     _, whole = run(carry, 6)
     for _ in range(3):
         carry, frames = run(carry, 2)
@@ -192,7 +219,7 @@ def test_passes_in_several_calls_are_those_of_one_bit_for_bit(process, method):
     assert whole.shape[1] == 6 * process.stride
 
 
-def test_eta_zero_is_rolling_diffusion_bit_for_bit(interpreted):
+def test_eta_zero_is_rolling_diffusion_bit_for_bit():
     network = random_network(4)
     for method, clock in (("ancestral", "init"), ("dpmpp_2m", "init_rescaled")):
         mixed, plain = (
@@ -207,12 +234,16 @@ def test_eta_zero_is_rolling_diffusion_bit_for_bit(interpreted):
 
 @pytest.mark.parametrize(("p", "method"), [(0, "ancestral"), (2, "dpmpp_2m")])
 def test_a_window_of_one_forecast_frame_is_standard_diffusion_frame_by_frame(p, method, interpreted):
-    network = random_network(p + 1)
-    for clock in ("init", "init_rescaled"):
-        rolling, blocks = (
-            rolled(Rollout(process, Sampler(method, nfe=3)), network, context_of(p), 3)
-            for process in (Rolling(Cosine(), p, 1, clock=clock), Standard(Cosine(), p, 1))
+    network = compiled(random_network(p + 1))
+    blocks, *windows = (
+        rolled(Rollout(process, Sampler(method, nfe=3)), network, context_of(p), 3)
+        for process in (
+            Standard(Cosine(), p, 1),
+            Rolling(Cosine(), p, 1, clock="init"),
+            Rolling(Cosine(), p, 1, clock="init_rescaled"),
         )
+    )
+    for rolling in windows:
         np.testing.assert_array_equal(rolling, blocks)
 
 
@@ -230,7 +261,7 @@ def test_a_window_of_one_forecast_frame_is_standard_diffusion_frame_by_frame(p, 
 def test_block_rollouts_are_forecasts_one_after_another(process, method, interpreted):
     """The first is ``sample``, bit for bit; a later one too, from the last p frames and with its own noise."""
     p, k, sampler = process.num_context, process.num_forecast, Sampler(method, nfe=3)
-    network, given = random_network(p + k), context_of(p)
+    network, given = compiled(random_network(p + k)), context_of(p)
     frames = rolled(Rollout(process, sampler), network, given, 3)
 
     alone = sample(KEYS, process, network, given, sampler)
@@ -250,7 +281,7 @@ def test_block_rollouts_are_forecasts_one_after_another(process, method, interpr
         np.testing.assert_array_equal(frames[:, number * k :][:, :k], by_hand[:, p:])
 
 
-def test_no_two_draws_of_noise_are_the_same(x64, interpreted):
+def test_no_two_draws_of_noise_are_the_same(x64):
     """Blocks of a denoiser that keeps the noise: what is drawn at any place differs from any other draw."""
     for process in (Standard(Cosine(), 2, 3), Rolling(Cosine(), 2, 3)):
         rollout = Rollout(process, Sampler("ancestral", nfe=6))
