@@ -1,6 +1,6 @@
 """The rolling clocks, the levels and losses of rolling processes, and what they are in special cases."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from dydiff_jax.types import Levels
 
 P, K, B = 2, 4, 3
 CLOCKS = ("lin", "init", "init_rescaled")
+METHODS = ("ddim", "ancestral", "dpmpp_2m")
 WINDOWS = [(window, clean) for window in range(1, 25) for clean in range(window)]
 TAUS = np.array([0.0, 0.05, 0.25, 0.3, 0.5, 0.75, 1.0])
 
@@ -31,10 +32,16 @@ def make(eta=0.5, **options):
 
 def levels_at(process, tau, sliding):
     tau = np.broadcast_to(np.asarray(tau, np.float64), (B,))
-    return process.levels(tau, np.broadcast_to(sliding, (B,)))
+    return process.levels(tau, jnp.broadcast_to(sliding, (B,)))
 
 
 # The clocks.
+
+
+@partial(jax.jit, static_argnums=1)
+def clocks(tau, windows):
+    """The times of each clock for each (window, clean), in one program."""
+    return [[local_times(tau, *window, kind) for kind in CLOCKS] for window in windows]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -53,13 +60,9 @@ def test_the_sliding_window_repeats_itself_and_the_clocks_join_bit_for_bit(dtype
 
 def test_compiled_clocks_join_bit_for_bit():
     """In float32; a compiler that replaces a quotient by a product would shift them by a rounding."""
-    pairs = [(6, 0), (7, 2), (11, 1), (12, 2), (43, 2)]
-
-    @jax.jit
-    def run(ends):
-        return [[local_times(ends, *pair, kind) for kind in CLOCKS] for pair in pairs]
-
-    for (_, clean), (lin, init, rescaled) in zip(pairs, run(np.array([0, 1], np.float32)), strict=True):
+    pairs = ((6, 0), (7, 2), (11, 1), (12, 2), (43, 2))
+    times = clocks(np.array([0, 1], np.float32), pairs)
+    for (_, clean), (lin, init, rescaled) in zip(pairs, times, strict=True):
         np.testing.assert_array_equal(lin[0, clean + 1 :], lin[1, clean:-1])
         assert lin[1, -1] == 1
         np.testing.assert_array_equal(init[0], lin[0])
@@ -67,7 +70,11 @@ def test_compiled_clocks_join_bit_for_bit():
 
 
 def test_clocks_are_their_formulas(x64):
-    for window, clean in WINDOWS[::7]:
+    windows = tuple(WINDOWS[::7])
+    lasts = jax.jit(lambda: [local_times(TAUS / (w - m), w, m, "init") for w, m in windows])()
+    for (window, clean), times, sliding in zip(
+        windows, jax.device_get(clocks(TAUS, windows)), lasts, strict=True
+    ):
         place = np.arange(window) - clean
         u = place / (window - clean)
         expected = {
@@ -75,12 +82,10 @@ def test_clocks_are_their_formulas(x64):
             "init": np.where(place < 0, 0, np.clip(u + TAUS[:, None], 0, 1)),
             "init_rescaled": np.where(place < 0, 0, u + TAUS[:, None] * (1 - u)),
         }
-        for kind in CLOCKS:
-            t = np.asarray(local_times(TAUS, window, clean, kind))
+        for kind, t in zip(CLOCKS, times, strict=True):
             np.testing.assert_allclose(t, expected[kind], rtol=0, atol=4e-16)
             np.testing.assert_array_equal(t[:, :clean], 0)
             assert np.all(np.diff(t, axis=0) >= 0) and np.all(np.diff(t, axis=1) >= 0)
-        sliding = local_times(TAUS / (window - clean), window, clean, "init")
         np.testing.assert_allclose(sliding, expected["lin"], rtol=0, atol=4e-16)
 
 
@@ -149,12 +154,14 @@ def test_active_frames_are_those_whose_time_falls_with_tau(clock, eta, x64):
 def test_every_window_has_loss_somewhere():
     smallest = np.float32(2**-24)  # of 1 - u with u uniform in [0, 1) in float32
     taus = np.append(np.random.default_rng(0).uniform(0, 1, 400), [smallest, 1]).astype(np.float32)
-    for k in (1, 2, 5, 24):
-        for clock in ("init", "init_rescaled"):
-            for sliding in (False, True):
-                levels = Rolling(Cosine(), 1, k, clock=clock).levels(taus, np.full(len(taus), sliding))
-                assert np.all(np.any(levels.active, axis=1))
-                assert not np.any(levels.active[:, :1])
+    processes = [
+        Rolling(Cosine(), 1, k, clock=clock) for k in (1, 2, 5, 24) for clock in ("init", "init_rescaled")
+    ]
+    run = jax.jit(lambda sliding: [process.levels(taus, sliding).active for process in processes])
+    for sliding in (False, True):
+        for active in jax.device_get(run(np.full(len(taus), sliding))):
+            assert np.all(np.any(active, axis=1))
+            assert not np.any(active[:, :1])
 
 
 # The loss.
@@ -162,15 +169,20 @@ def test_every_window_has_loss_somewhere():
 
 def test_loss_is_the_mean_over_the_active_frames_of_a_window_then_over_windows(x64):
     process, x0 = make(0, prediction="x0", p_lin=0.5), draw(0)
-    keys, seen = jax.random.split(jax.random.key(5), B), []
+    keys = jax.random.split(jax.random.key(5), B)
 
-    def constant(z, logsnr):
-        seen.append(np.asarray(logsnr))
-        return jnp.full_like(z, 0.7)
+    @jax.jit
+    def run():
+        seen = []
 
-    loss, aux = diffusion_loss(keys, process, constant, x0)
-    t = 2 / np.pi * np.arctan(np.exp(-seen[0] / 2))
-    tau = np.asarray(window_times(keys, jnp.float64))
+        def constant(z, logsnr):
+            seen.append(logsnr)
+            return jnp.full_like(z, 0.7)
+
+        return *diffusion_loss(keys, process, constant, x0), seen[0], window_times(keys, jnp.float64)
+
+    loss, aux, logsnr, tau = jax.device_get(run())
+    t = 2 / np.pi * np.arctan(np.exp(-logsnr / 2))
     sliding = np.isclose(t[:, P], tau / K)
     assert len(set(sliding)) == 2
     expected = []
@@ -190,7 +202,8 @@ def test_sliding_windows_are_drawn_for_each_example_at_their_rate(process):
     number, p = 4000, process.num_context
     keys = jax.random.split(jax.random.key(1), number)
     levels = jax.jit(process.draw)(keys)
-    tau, first = np.asarray(window_times(keys, jnp.float32)), np.asarray(levels.t[:, p])
+    tau = np.asarray(jax.jit(window_times, static_argnums=1)(keys, jnp.float32))
+    first = np.asarray(levels.t)[:, p]
     sliding = first < 0.6 * tau
     np.testing.assert_allclose(first, np.where(sliding, tau / K, tau), rtol=1e-5)
     rate = process.p_lin
@@ -204,16 +217,20 @@ def test_sliding_windows_are_drawn_for_each_example_at_their_rate(process):
 def test_draws_are_those_of_three_keys_for_each_example_bit_for_bit():
     """tau, then the kind of window, then the noise, whatever the process reads of them."""
     keys = jax.random.split(jax.random.key(2), 50)
-    split = [jax.random.split(key, 3) for key in keys]
-    tau = np.array([1 - jax.random.uniform(key[0]) for key in split])
-    sliding = np.array([jax.random.uniform(key[1]) < 0.4 for key in split])
+
+    @jax.jit
+    def of_one(key):
+        of_tau, of_kind, of_noise = jax.random.split(key, 3)
+        sliding = jax.random.uniform(of_kind) < 0.4
+        return 1 - jax.random.uniform(of_tau), sliding, jax.random.normal(of_noise, (6, 1))
+
+    tau, sliding, noise = (np.stack(column) for column in zip(*map(of_one, keys), strict=True))
     assert 5 < sliding.sum() < 45
     for process, slides in ((make(0, p_lin=0.4), sliding), (Standard(Cosine(), P, K), np.zeros(50, bool))):
-        jax.tree.map(np.testing.assert_array_equal, process.draw(keys), process.levels(tau, slides))
-    expected = [jax.random.normal(key[2], (6, 1)) for key in split]
-    np.testing.assert_array_equal(
-        white_noise(example_keys(keys)[2], jnp.zeros((50, 6, 1))), np.stack(expected)
-    )
+        drawn, expected = jax.jit(process.draw)(keys), jax.jit(process.levels)(tau, slides)
+        jax.tree.map(np.testing.assert_array_equal, drawn, expected)
+    found = jax.jit(lambda keys: white_noise(example_keys(keys)[2], jnp.zeros((50, 6, 1))))(keys)
+    np.testing.assert_array_equal(found, noise)
 
 
 # Special cases.
@@ -268,16 +285,23 @@ def test_frames_that_share_one_time_are_those_of_a_synchronous_process(eta, x64)
 def test_forward_equals_the_matrices_and_recover_inverts_it(eta, x64):
     """A gamma for each frame; the data chain runs on from raw context, the noise chain starts behind it."""
     process, x0, eps = make(eta), draw(0), draw(1)
-    for sliding in (False, True):
+
+    @jax.jit
+    def run(sliding):
         levels = levels_at(process, [0.05, 0.5, 1.0], sliding)
         z = process.forward(x0, eps, levels)
+        back = process.recover(z, process.target(x0, eps, levels), levels)
+        maps = jax.vmap(partial(rollout_law.window_maps, process, eta))(process.logsnr(levels))
+        return z, back, maps
+
+    for sliding in (False, True):
+        z, back, maps = jax.device_get(run(np.full(B, sliding)))
         for row in range(B):
-            alpha, sigma, data, noise = rollout_law.window_maps(process, eta, process.logsnr(levels)[row])
+            alpha, sigma, data, noise = (of_rows[row] for of_rows in maps)
             expected = np.einsum("f,fj,jhwc->fhwc", alpha, data, x0[row])
             expected += np.einsum("f,fj,jhwc->fhwc", sigma, noise, eps[row])
             np.testing.assert_allclose(z[row], expected, rtol=1e-11, atol=1e-12)
         np.testing.assert_array_equal(z[:, :P], x0[:, :P])
-        back = process.recover(z, process.target(x0, eps, levels), levels)
         np.testing.assert_allclose(back[0], x0, rtol=1e-9, atol=1e-10)
         np.testing.assert_allclose(back[1][:, P:], eps[:, P:], rtol=1e-9, atol=1e-10)
 
@@ -345,10 +369,14 @@ def test_residual_variance_is_the_conditional_variance_of_the_last_noise(x64):
     x0 = np.einsum("ij,njc->nic", root, rows)[:, :, None, None, :]
     eps = rng.standard_normal(x0.shape)
     denoise = rollout_law.exact_denoiser(process, eta)
-    measure = jax.jit(lambda tau: process.residual_variance(denoise, x0, eps, tau))
+
+    @jax.jit
+    def measure(tau):
+        found = process.residual_variance(denoise, x0, eps, jnp.full(number, tau))
+        return found, rollout_law.exact_residual_variance(process, eta, tau)
+
     for tau in (0.25, 1 / 16):
-        found = measure(np.full(number, tau))
-        exact = rollout_law.exact_residual_variance(process, eta, tau)
+        found, exact = measure(tau)
         assert found.shape == (2,)
         assert np.all(np.abs(found - exact) < 4 * exact * np.sqrt(2 / number))
         assert exact > 0.05
@@ -369,25 +397,34 @@ ALL_PROCESSES = [
 ]
 
 
-@pytest.mark.parametrize("process", ALL_PROCESSES, ids=lambda p: f"{type(p).__name__}-{p.prediction}")
-@pytest.mark.parametrize("method", ["ddim", "ancestral", "dpmpp_2m"])
-def test_frames_that_stand_still_are_left_bit_for_bit(process, method):
-    """At t = s = 0 always; at t = s where nothing is mixed, pure noise included. Whatever is predicted."""
-    before = np.float32([0, 0, 0, 0.5, 0.7, 1])
-    after = np.float32([0, 0, 0, 0.25, 0.7, 1])
+BEFORE, AFTER = np.float32([0, 0, 0, 0.5, 0.7, 1]), np.float32([0, 0, 0, 0.25, 0.7, 1])
+
+
+@cache
+def stepped(process):
+    """z after a step from BEFORE to AFTER with each method, from draw(0), in one program."""
     z, prediction, x0, fresh = (draw(seed, dtype=np.float32) for seed in range(4))
 
-    @partial(jax.jit, static_argnums=(0, 1))
-    def step(process, sampler):
+    @jax.jit
+    def run():
         history, start, end = (
             Levels(t, process.mixing(t), t > 0)
-            for t in (jnp.tile(t, (B, 1)) for t in (np.minimum(before + 0.1, 1), before, after))
+            for t in (jnp.tile(t, (B, 1)) for t in (np.minimum(BEFORE + 0.1, 1), BEFORE, AFTER))
         )
-        return update(
-            process, sampler, SamplerState(z, 1e3 * x0, x0, history), 1e6 * prediction, fresh, start, end
-        ).z
+        state = SamplerState(z, 1e3 * x0, x0, history)
+        return {
+            method: update(process, Sampler(method), state, 1e6 * prediction, fresh, start, end).z
+            for method in METHODS
+        }
 
-    out = np.asarray(step(process, Sampler(method)))
+    return jax.device_get(run())
+
+
+@pytest.mark.parametrize("process", ALL_PROCESSES, ids=lambda p: f"{type(p).__name__}-{p.prediction}")
+@pytest.mark.parametrize("method", METHODS)
+def test_frames_that_stand_still_are_left_bit_for_bit(process, method):
+    """At t = s = 0 always; at t = s where nothing is mixed, pure noise included. Whatever is predicted."""
+    z, out = draw(0, dtype=np.float32), stepped(process)[method]
     np.testing.assert_array_equal(out[:, :3], z[:, :3])
     assert np.all(np.any(out[:, 3] != z[:, 3], axis=(1, 2, 3)))
     if not (process.mixes_data or process.mixes_noise):
