@@ -1,6 +1,6 @@
 """The loss against exact values."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,10 @@ def loss_of(keys, process, denoise, x0):
     return diffusion_loss(keys, process, denoise, x0)
 
 
+times = jax.jit(window_times, static_argnums=1)
+
+
+@cache
 def constant(value):
     return lambda z, logsnr: jnp.full_like(z, value)
 
@@ -43,8 +47,8 @@ def process_of(eta, prediction="v", context="clean"):
 def test_x0_loss_of_a_constant_is_the_distance_to_the_mixed_frames(eta, context, x64):
     process, x0 = process_of(eta, "x0", context), windows()
     loss, aux = loss_of(KEYS, process, constant(0.7), x0)
-    gamma = 1 - eta * np.sin(np.pi * window_times(KEYS, jnp.float64) / 2) ** 2
-    distance = np.asarray(dynamics(x0, gamma)[:, process.num_clean :] - 0.7) ** 2
+    gamma = 1 - eta * np.sin(np.pi * np.asarray(times(KEYS, jnp.float64)) / 2) ** 2
+    distance = (np.asarray(jax.jit(dynamics)(x0, gamma))[:, process.num_clean :] - 0.7) ** 2
     np.testing.assert_allclose(aux["loss_per_example"], distance.mean(axis=(1, 2, 3, 4)), rtol=1e-12)
     np.testing.assert_allclose(loss, distance.mean(), rtol=1e-12)
 
@@ -103,7 +107,7 @@ def test_the_optimal_denoiser_attains_the_conditional_variance(x64):
     x0 = np.random.default_rng(1).standard_normal((number, P + K)) @ np.linalg.cholesky(truth.joint()).T
     keys = jax.random.split(jax.random.key(3), number)
     _, aux = loss_of(keys, process, optimal, x0[:, :, None, None, None])
-    tau = window_times(keys, jnp.float64)
+    tau = times(keys, jnp.float64)
     excess = np.asarray(aux["loss_per_example"] - jax.jit(jax.vmap(expected))(tau))
     standard_error = excess.std() / np.sqrt(number)
     assert standard_error < 0.02
@@ -117,7 +121,7 @@ def test_draws_of_an_example_depend_on_its_key_alone():
         loss_of(KEYS[i : i + 3], process, network, x0[i : i + 3])[1]["loss_per_example"] for i in (0, 3)
     ]
     np.testing.assert_allclose(np.concatenate(halves), whole, rtol=1e-6)
-    assert len(np.unique(process.draw(KEYS).t[:, -1])) == B
+    assert len(np.unique(np.asarray(jax.jit(process.draw)(KEYS).t)[:, -1])) == B
 
 
 def test_window_times_are_uniform_and_never_zero():
@@ -206,11 +210,16 @@ def test_masked_loss_is_the_mean_over_observed_elements_of_active_frames(process
     """Element by element in numpy; an example without any counts 0 and is left out of the mean."""
     x0, observed = windows(np.float32), mask()
     (loss, aux), _ = masked(process, x0, observed)
-    levels, x = process.draw(KEYS), np.where(observed, x0, 0)
-    eps = white_noise(example_keys(KEYS)[2], x0)
-    z = process.forward(x, eps, levels)
-    error = np.square(coupled(WEIGHTS, z, process.logsnr(levels)) - process.target(x, eps, levels))
-    scored = [observed[row] & np.asarray(levels.active)[row, :, None, None, None] for row in range(B)]
+
+    @jax.jit
+    def by_hand(x):
+        levels, eps = process.draw(KEYS), white_noise(example_keys(KEYS)[2], x)
+        prediction = coupled(WEIGHTS, process.forward(x, eps, levels), process.logsnr(levels))
+        return levels.active, prediction - process.target(x, eps, levels)
+
+    active, error = jax.device_get(by_hand(np.where(observed, x0, 0)))
+    error = np.square(error)
+    scored = [observed[row] & active[row, :, None, None, None] for row in range(B)]
     expected = [error[row][seen].mean() if seen.any() else 0 for row, seen in enumerate(scored)]
     np.testing.assert_allclose(aux["loss_per_example"], expected, rtol=1e-5)
     counted = [value for value, seen in zip(expected, scored, strict=True) if seen.any()]
