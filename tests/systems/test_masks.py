@@ -16,8 +16,8 @@ NETWORK = {
 
 
 @pytest.fixture(scope="module", params=["standard", "dynamical", "rolling_dynamical", "regression"])
-def gradient(request):
-    """(frames, observed) -> loss and gradient of the objective of a system, for parameters that are nowhere 0."""
+def objective(request):
+    """(frames, observed) -> the loss of a system, and another with its gradient, for parameters that are nowhere 0."""
     changes = dict(window__num_context=2, window__num_forecast=2, mesh__data=1) | NETWORK
     config = build.load(small.config(f"{request.param},size=tiny", **changes))
     (stage,) = build.build(config, build.spec_card(config)).stages
@@ -26,12 +26,21 @@ def gradient(request):
         lambda leaf: 0.1 * rng.standard_normal(leaf.shape, np.float32),
         jax.eval_shape(stage.objective.init, jax.random.key(0)),
     )
-    step = jax.jit(
-        lambda frames, observed: jax.value_and_grad(
-            lambda p: stage.objective.loss(p, {}, Batch(frames, observed), jax.random.key(1))[0]
-        )(params)
-    )
-    return lambda frames, observed: jax.device_get(step(frames, observed))
+
+    def loss(params, frames, observed):
+        return stage.objective.loss(params, {}, Batch(frames, observed), jax.random.key(1))[0]
+
+    def of_params(function):
+        compiled = jax.jit(function)
+        return lambda frames, observed: jax.device_get(compiled(params, frames, observed))
+
+    return of_params(loss), of_params(jax.value_and_grad(loss))
+
+
+@pytest.fixture
+def gradient(objective):
+    """(frames, observed) -> loss and gradient."""
+    return objective[1]
 
 
 def masks(name):
@@ -74,8 +83,8 @@ def test_observed_points_count(gradient):
     assert gradient(frames, hidden)[0] != first
 
 
-def test_without_a_mask_everything_is_observed(gradient):
+def test_without_a_mask_everything_is_observed(objective):
     """The losses agree; they are compiled apart."""
     frames = np.random.default_rng(2).standard_normal(SHAPE, np.float32)
-    whole, everything = gradient(frames, None), gradient(frames, np.ones(SHAPE, bool))
-    np.testing.assert_allclose(whole[0], everything[0], rtol=1e-5)
+    loss, gradient = objective
+    np.testing.assert_allclose(loss(frames, None), gradient(frames, np.ones(SHAPE, bool))[0], rtol=1e-5)
