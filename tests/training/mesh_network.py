@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import os
 import tempfile
 from typing import ClassVar, NamedTuple
@@ -12,6 +13,7 @@ import numpy as np
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from dydiff_jax import system
+from dydiff_jax.cost_model import hlo
 from dydiff_jax.distributed import global_batch
 from dydiff_jax.distributed import mesh as meshes
 from dydiff_jax.models.layers import RULES
@@ -61,14 +63,16 @@ class Run(NamedTuple):
       gradients: of every parameter at the first step.
       losses: of every step.
       final: the last state.
-      program: the compiled step, as text.
+      flops: of one device in the compiled step.
+      collectives: of the compiled step.
       log: what XLA wrote while it compiled.
     """
 
     gradients: dict
     losses: np.ndarray
     final: state.TrainState
-    program: str
+    flops: int
+    collectives: list[hlo.Collective]
     log: list[str]
 
 
@@ -119,12 +123,18 @@ def batch(step):
     )
 
 
-class Objective:
-    """What is trained."""
+class Fresh:
+    """What is trained, from the parameters of the network."""
 
     rules: ClassVar = RULES
     init = staticmethod(init)
     loss = staticmethod(loss)
+
+
+class Objective(Fresh):
+    """The same from `params`: the network is not traced for the shapes, on each mesh anew."""
+
+    init = staticmethod(lambda key: params())
 
 
 @functools.cache
@@ -163,11 +173,21 @@ def compiled_afresh():
         reset_cache()
 
 
+@contextlib.contextmanager
+def uncollected():
+    """No garbage collection, which walks all that the process holds and takes a fifth of the time of tracing."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 @functools.cache
 def run(sizes):
     """Trains from `params` on a mesh of these sizes."""
     mesh = make_mesh(sizes)
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), uncollected():
         abstract = state.abstract_state(Objective, RECIPE, mesh)
         batched = [
             global_batch.assemble(batch(step), range(SHAPE[0]), SHAPE[0], mesh) for step in range(STEPS)
@@ -183,4 +203,6 @@ def run(sizes):
             if number == 0:
                 moments = jax.device_get(current.opt_state[1][0].mu)
                 gradients = jax.tree.map(lambda mu: mu / np.float32(1 - OPTIMIZER.b1), moments)
-    return Run(gradients, np.asarray(losses), current, step.as_text(), log)
+        program = step.as_text()
+        flops, collectives = hlo.flops(program), hlo.collectives(program)
+    return Run(gradients, np.asarray(losses), current, flops, collectives, log)

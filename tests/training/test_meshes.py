@@ -14,7 +14,6 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 from mesh_network import MESHES, ONE, OPTIONS, SHAPE, make_mesh, params, run
 
-from dydiff_jax.cost_model import hlo
 from dydiff_jax.distributed import mesh as meshes
 from dydiff_jax.models import layers
 from dydiff_jax.training import state
@@ -65,7 +64,7 @@ def test_training(sizes):
 @each_mesh
 def test_work_is_divided_evenly(sizes):
     """An eighth of the products and convolutions of one device, in every level, and nothing computed twice."""
-    assert 8 * hlo.flops(run(sizes).program) == hlo.flops(run(ONE).program)
+    assert 8 * run(sizes).flops == run(ONE).flops
 
 
 @each_mesh
@@ -107,7 +106,7 @@ def traffic(sizes):
             named[frozenset(map(frozenset, groups.tolist()))] = along
     sums = {"all-gather": "gather", "all-reduce": "sum", "reduce-scatter": "sum"}
     total = collections.Counter()
-    for transfer in hlo.collectives(run(sizes).program):
+    for transfer in run(sizes).collectives:
         along = named[frozenset(map(frozenset, transfer.groups))]
         total[sums[transfer.kind], along] += transfer.count * transfer.bytes
     return total
@@ -158,12 +157,12 @@ def test_layouts_that_xla_cannot_reach_directly_do_not_occur(sizes):
 @pytest.mark.parametrize("sizes", [(1, 8, 1), (1, 1, 8), (2, 2, 2)])
 def test_a_fresh_state_is_never_whole(sizes):
     """No array of the program that makes it has the shape of a leaf that is split, nor does it need the room."""
-    mesh, objective, recipe = make_mesh(sizes), mesh_network.Objective, mesh_network.RECIPE
+    mesh, objective, recipe = make_mesh(sizes), mesh_network.Fresh, mesh_network.RECIPE
 
     def fresh():
         return state.init_state(objective, recipe)
 
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), mesh_network.uncollected():
         abstract = state.abstract_state(objective, recipe, mesh)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         compiled = (

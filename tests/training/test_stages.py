@@ -388,7 +388,9 @@ def test_a_stage_is_validated_with_the_weights_before_it(tmp_path):
 
     def validation(stage, weights):
         seen.append((stage.name, sorted(weights)))
-        return None if stage.name == "first" else lambda ema: {"valid_bias": float(ema["out"]["bias"].sum())}
+        if stage.name == "first":
+            return None
+        return lambda ema, heartbeat: {"valid_bias": float(ema["out"]["bias"].sum())}
 
     examples, session = toy.make_examples(), toy.session(tmp_path)
     weights = stages.train_stages(
