@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from dydiff_jax.data.card import DataCard
 from dydiff_jax.distributed.mesh import make_mesh
 from dydiff_jax.runs import commands, scoring
 from dydiff_jax.types import Batch
-from tests import recorded, small
+from tests import small
 
 ROOT = pathlib.Path(__file__).parents[1]
 PICTURES = ("forecast.png", "error_over_lead.png", "spectra.png", "rank_histogram.png", "animation.gif")
@@ -172,53 +171,6 @@ def same_bits(first, second):
     ]
     assert scores[0] == scores[1] and losses[0] == losses[1] and len(losses[0]) == 8
     return all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
-
-
-#: What the header of metrics.json says beside the scores.
-HEADER = {"method", "size", "split", "step", "weights", "seed", "members", "windows", "horizon", "leads", "interval",
-          "time_unit", "unit", "fields", "kind", "command", "definitions", "scores", "cost", "calibration"}  # fmt: skip
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("flow", recorded.FLOWS)
-@pytest.mark.parametrize("method", recorded.METHODS)
-def test_every_method_trains_and_evaluates(method, flow, recorded_runs):
-    directory, folder, _ = recorded_runs(flow, method)
-    assert folder == directory / "eval/step_20"
-    header = json.loads((folder / "metrics.json").read_text())
-    assert header.keys() >= HEADER
-    horizon, members = (8 if flow == "turbulence" else 6), 1 if method == "regression" else 2
-    assert header["leads"] == list(range(1, horizon + 1))
-    assert len(header["scores"][method]["crps"]["per_lead"]) == horizon
-    cost = header["cost"]
-    assert cost["frames"] == members * 4 * horizon
-    assert cost["nfe_per_frame"] == (1 if method == "regression" else 6 if flow == "turbulence" else 4)
-    assert (
-        min(cost[name] for name in ("training_seconds", "sampling_seconds", "parameters", "gflop_per_frame"))
-        > 0
-    )
-    if method == "rolling_dynamical":
-        assert len(header["calibration"]) == 2 and min(header["calibration"]) > 0
-    else:
-        assert header["calibration"] == []
-    assert header["scores"][method]["crps"]["mean"] > 0
-    assert header["scores"][method]["crps"]["members"] == members
-
-
-@pytest.mark.slow
-def test_a_finished_run_is_scored_beside_another(recorded_runs, tmp_path):
-    """A copy of the standard run, evaluated beside the regression: both rows, its own scores as they were."""
-    beside, _, _ = recorded_runs("turbulence", "regression")
-    directory, folder, raw = recorded_runs("turbulence", "standard")
-    copy = shutil.copytree(directory, tmp_path / "standard")
-    raw = raw.copy_and_resolve_references()
-    raw.evaluation.beside = (str(beside),)
-    again = commands.evaluate_run(raw, copy)
-    assert again == copy / "eval/step_20-2", "the first evaluation stays"
-    table = (again / "table.md").read_text()
-    assert "| regression |" in table and "| standard |" in table
-    own, both = (json.loads((path / "metrics.json").read_text())["scores"] for path in (folder, again))
-    assert own["standard"] == both["standard"] and both["regression"]["crps"]["members"] == 1
 
 
 def test_the_noised_context_of_the_release_trains_and_forecasts(tmp_path):
