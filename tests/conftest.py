@@ -40,19 +40,3 @@ def x64():
     """Double precision for the length of one test."""
     with jax.enable_x64(True):
         yield
-
-
-@pytest.fixture(scope="session")
-def recorded_runs(tmp_path_factory):
-    """(flow, method) -> work directory, folder of the evaluation and config of a run of `tests.recorded`, made once."""
-    from tests import recorded
-
-    made = {}
-
-    def run(flow, method):
-        if (flow, method) not in made:
-            raw, directory = recorded.config(flow, method), tmp_path_factory.mktemp("recorded") / method
-            made[flow, method] = directory, recorded.commands.train(raw, directory), raw
-        return made[flow, method]
-
-    return run

@@ -43,11 +43,13 @@ SHORT = {
     "evaluation.members": 2,
     "evaluation.windows": 4,
     "evaluation.saved": 4,
-}
+    "evaluation.figures": (),
+} | {name.replace("__", "."): value for name, value in small.NETWORK.items()}
+#: So soon after its start the flow has not yet made rounding visible.
 KOLMOGOROV = {
-    "data.trajectories": 10,
-    "data.spin_up": 15.0,
-    "data.duration": 45.0,
+    "data.trajectories": 6,
+    "data.spin_up": 0.0,
+    "data.duration": 22.5,
     "evaluation.horizon": 6,
     "scores.fsd_samples": 4,
     "scores.leads": (1, 6),

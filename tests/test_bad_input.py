@@ -17,6 +17,7 @@ from dydiff_jax.distributed.mesh import make_mesh
 from dydiff_jax.evaluation import context_file
 from dydiff_jax.runs import commands, scoring
 from dydiff_jax.types import DataSpec
+from tests import small
 
 ROOT = pathlib.Path(__file__).parents[1]
 SPEC = DataSpec((16, 16, 2), ("u", "v"), "m/s", 1.0, "s")
@@ -27,10 +28,10 @@ def own_data(path, **changes):
     config = folder.get_config("dynamical,size=tiny")
     values = {"data.path": str(path), "mesh.data": 1, "train.steps": 2, "train.batch_size": 2,
               "optimizer.warmup_steps": 1,
-              "evaluation.windows": 2, "evaluation.members": 2, "system.sampler.nfe": 1}  # fmt: skip
-    config.update_from_flattened_dict(
-        values | {name.replace("__", "."): value for name, value in changes.items()}
-    )
+              "evaluation.windows": 2, "evaluation.members": 2, "evaluation.figures": (),
+              "system.sampler.nfe": 1}  # fmt: skip
+    changed = {name.replace("__", "."): value for name, value in (small.NETWORK | changes).items()}
+    config.update_from_flattened_dict(values | changed)
     return config
 
 
@@ -148,7 +149,7 @@ def test_a_grid_smaller_than_the_pooling_window(data, tmp_path):
 
 
 def test_a_score_that_was_left_out_is_named_with_the_reason_beside_the_table(data, tmp_path):
-    folder = commands.train(own_data(data, scores__pool_window=17, evaluation__figures=()), tmp_path / "run")
+    folder = commands.train(own_data(data, scores__pool_window=17), tmp_path / "run")
     header, table = json.loads((folder / "metrics.json").read_text()), (folder / "table.md").read_text()
     assert header["left_out"].keys() == {
         f"crps_w17_{name}" for name in ("avg", "max", "avg_nonneg", "max_nonneg")
@@ -216,7 +217,7 @@ def test_an_evaluation_with_other_options_stands_beside_the_first(trained, data)
 
 
 def test_a_checkpoint_that_does_not_fit_is_named_leaf_by_leaf(trained, data):
-    config = build.load(own_data(data, networks__denoiser__channels=(48, 192)))
+    config = build.load(own_data(data, networks__denoiser__channels=(16, 32)))
     run = build.build(config, DataCard.read(trained / "statistics.json"))
     with pytest.raises(ValueError, match=r"(?s)does not fit the model.*expected float32\[.*found float32\["):
         scoring.load_run(run, make_mesh(config.mesh), trained)

@@ -325,7 +325,7 @@ def test_the_systems_of_the_package_are_compared(tmp_path, environment):
     flags = small.flags(
         train__steps=4, train__batch_size=2, train__checkpoint_every=2, train__log_every=2, optimizer__warmup_steps=1,
         evaluation__members=2, evaluation__windows=4, evaluation__saved=1, mesh__data=1,
-        networks__denoiser__channels="(16,32)", networks__denoiser__blocks="(1,1)",
+        evaluation__figures=(), **small.NETWORK,
     )  # fmt: skip
     asked = [*flags, "--methods=standard,rolling,regression", "--seeds=0"]
     done = subprocess.run(

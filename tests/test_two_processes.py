@@ -26,14 +26,10 @@ TOY = ROOT / "tests/training/toy.py"
 #: Seconds that a test may take; then what still runs is killed, and it fails.
 LIMIT = 300
 ARGUMENT = "configs/turbulence.py:dynamical,size=tiny"
-NETWORK = {
-    f"networks__denoiser__{key}": value
-    for key, value in dict(channels="(16,16)", blocks="(1,1)", head_dim=8, embed_dim=16).items()
-}
 FLAGS = small.flags(
     train__steps=4, train__checkpoint_every=2, train__batch_size=8, optimizer__warmup_steps=1,
     mesh__fsdp=2, mesh__tensor=2, evaluation__members=4, evaluation__windows=4, evaluation__chunk=16,
-    system__sampler__nfe=6, evaluation__figures="()", **NETWORK,
+    system__sampler__nfe=6, evaluation__figures="()", **small.NETWORK,
 )  # fmt: skip
 
 
