@@ -50,7 +50,8 @@ class Denoising:
         """The loss, and no metrics."""
         eps = jax.random.normal(key, batch.frames.shape)
         z, logsnr, rngs = batch.frames + eps, 3 * eps[:, :, 0, 0, 0], {"dropout": key}
-        predicted = self.model.apply({"params": params}, z, logsnr, train=True, rngs=rngs)
+        keys = jax.random.split(key, len(z))
+        predicted = self.model.apply({"params": params}, z, logsnr, keys=keys, rngs=rngs)
         return jnp.mean((predicted - eps) ** 2), {}
 
 

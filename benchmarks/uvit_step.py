@@ -44,8 +44,8 @@ def step(options: dict, shape: tuple[int, ...], devices: int):
         batch = jax.device_put((z, z[:, :, 0, 0, 0], copies), NamedSharding(mesh, P("data")))
 
     def loss(params, z, logsnr, channels):
-        rngs = {"dropout": jax.random.key(1)}
-        return jnp.mean((model.apply(params, z, logsnr, channels, train=True, rngs=rngs) - z) ** 2)
+        keys, rngs = jax.random.split(jax.random.key(1), len(z)), {"dropout": jax.random.key(1)}
+        return jnp.mean((model.apply(params, z, logsnr, channels, keys=keys, rngs=rngs) - z) ** 2)
 
     gradient = jax.jit(jax.value_and_grad(loss))
 

@@ -13,6 +13,8 @@ from dydiff_jax.systems import SYSTEMS
 
 #: The network of every role, unless a config chooses another.
 NETWORK = "uvit"
+#: Networks by whose dropout the members of an ensemble differ; the others have that of their size.
+RANDOM = {"dyffusion": ("interpolator",), "dropout": ("forecaster",)}
 
 
 def parse_argument(argument: str, **keys: tuple[str, ...]) -> tuple[str, dict[str, str]]:
@@ -82,6 +84,8 @@ def get_config(method: str, size: str, schedule: str) -> ml_collections.ConfigDi
         del config.system.schedule
         config.system.schedule = dict(name=schedule, **defaults(SCHEDULES[schedule]))  # diffusion.schedules
     config.networks = {role: network(size) for role in system.roles}  # models, by role
+    for role in RANDOM.get(method, ()):
+        config.networks[role].dropout = tuple(0.1 for _ in MODELS[NETWORK].sizes[size]["channels"])
     config.conditions = dict(copy_path=False)  # build.ConditionOptions
     config.stages = (
         dict()
@@ -108,7 +112,7 @@ def get_config(method: str, size: str, schedule: str) -> ml_collections.ConfigDi
         stuck_after=1800.0,  # seconds without progress after which the process exits, to be started again; or None
     )
 
-    if "sampler" in config.system:  # diffusion.sampler.Sampler
+    if "nfe" in config.system.get("sampler", {}):  # diffusion.sampler.Sampler
         config.system.sampler.nfe = (
             55  # evaluations that every frame receives; rolling takes nfe / num_forecast a shift
         )
@@ -152,6 +156,6 @@ def miniature(config: ml_collections.ConfigDict) -> None:
     config.optimizer.update(learning_rate=1.5e-3, warmup_steps=50, decay="cosine")
     config.ema.decay = 0.995
     config.train.update(steps=1500, batch_size=4, log_every=50, checkpoint_every=250)
-    if "sampler" in config.system:
+    if "nfe" in config.system.get("sampler", {}):
         config.system.sampler.update(name="ancestral", nfe=24)
     config.evaluation.update(members=8, windows=48, chunk=32)

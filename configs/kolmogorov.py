@@ -24,7 +24,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config = base.get_config(method, keys["size"], keys["schedule"])
     config.data = dict(name="kolmogorov", **DATA[preset])
     config.dataset.update(split="trajectory", crop=None, random_crop=False)
-    if "sampler" in config.system:
+    if "nfe" in config.system.get("sampler", {}):
         config.system.sampler.nfe = (
             48  # evaluations that every frame receives, in windows of 2, 4 or 8 frames
         )
@@ -40,7 +40,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
         config.train.steps = 1000
         config.evaluation.update(members=4, windows=48, horizon=12)
         config.scores.fsd_samples = config.evaluation.windows
-        if "sampler" in config.system:
+        if "nfe" in config.system.get("sampler", {}):
             config.system.sampler.nfe = 16
     config.window.update(num_context=2, num_forecast=4)
     return config

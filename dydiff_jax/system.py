@@ -177,6 +177,21 @@ class Objective(Protocol):
         ...
 
 
+class FramesRead(Protocol):
+    """Which frames of a training window an example is made of; a module-level class, so that it can be pickled.
+
+    Attributes:
+      count: how many.
+    """
+
+    @property
+    def count(self) -> int: ...
+
+    def __call__(self, rng: np.random.Generator) -> Sequence[int]:
+        """Their numbers in the window, increasing."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Stage:
     """A training stage of a system or codec.
@@ -188,6 +203,7 @@ class Stage:
       needs: earlier stages, whose EMA arrives as ``frozen``.
       reads: sections of the config, SECTION or SECTION.KEY, that its weights depend on beside the data and the
         recipe; its fingerprint hashes these.
+      frames: which frames of a window it reads; None: all.
       source: a finished run that holds the stage: loaded instead of trained.
     """
 
@@ -196,6 +212,7 @@ class Stage:
     recipe: Recipe
     needs: tuple[str, ...] = ()
     reads: tuple[str, ...] = ("system", "networks")
+    frames: FramesRead | None = None
     source: pathlib.Path | None = None
 
 

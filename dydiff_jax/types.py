@@ -61,12 +61,15 @@ class Batch(NamedTuple):
       forcings: [b, p + k, m] or None; what is known in advance: actions, calendar, insolation. Row i belongs to
         frame i: an action is the one that led to it.
       static: [b, *grid, q] or None; fields that do not change with time.
+      at: int [b, f] or None; the number of each frame in its window, where a stage reads some of them only; None: all
+        of them, 0, 1, 2 ...
     """
 
     frames: Array
     observed: Array | None = None
     forcings: Array | None = None
     static: Array | None = None
+    at: Array | None = None
 
 
 class DataSpec(NamedTuple):

@@ -34,9 +34,10 @@ def test_every_config_is_valid(path, size, method):
     assert type(config.system) is SYSTEMS[method].options
 
 
-def test_the_five_methods_are_there():
-    assert METHODS == ("standard", "dynamical", "rolling", "rolling_dynamical", "regression")
-    assert METHODS[:-1] == DIFFUSIONS
+def test_the_methods_are_there():
+    others = {"regression", "dyffusion", "dropout", "perturbation"}
+    assert DIFFUSIONS == ("standard", "dynamical", "rolling", "rolling_dynamical")
+    assert set(METHODS) == {*DIFFUSIONS, *others}
 
 
 @pytest.mark.parametrize("method", DIFFUSIONS)

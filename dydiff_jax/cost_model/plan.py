@@ -193,10 +193,12 @@ def abstract_batch(run: Run, stage: Stage) -> Batch:
     def shape(*axes: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((rows, *axes), jnp.float32)
 
+    count = window.num_frames if stage.frames is None else stage.frames.count
     return Batch(
-        shape(window.num_frames, *spec.frame_shape),
-        forcings=shape(window.num_frames, len(spec.forcings)) if spec.forcings else None,
+        shape(count, *spec.frame_shape),
+        forcings=shape(count, len(spec.forcings)) if spec.forcings else None,
         static=shape(*spec.frame_shape[:-1], len(spec.static)) if spec.static else None,
+        at=None if stage.frames is None else jax.ShapeDtypeStruct((rows, count), jnp.int32),
     )
 
 

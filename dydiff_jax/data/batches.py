@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import jax
+import numpy as np
 from absl import flags
 
 from dydiff_jax.data.windows import Place, Windows, stack
+from dydiff_jax.system import FramesRead
 from dydiff_jax.types import Batch
 
 #: More steps than any run has.
@@ -53,15 +55,25 @@ class TrainBatches:
     depends on the seed and its number alone, so any number of processes makes one batch, each its own rows.
     """
 
-    def __init__(self, windows: Windows, batch_size: int, seed: int, options: LoaderOptions | None = None):
-        self._windows, self._batch_size = windows, batch_size
+    def __init__(
+        self,
+        windows: Windows,
+        batch_size: int,
+        seed: int,
+        options: LoaderOptions | None = None,
+        frames: FramesRead | None = None,
+    ):
+        """With ``frames``, an example is made of these frames of its window alone."""
+        self._windows, self._batch_size, self._frames = windows, batch_size, frames
         self._options = LoaderOptions() if options is None else options
         numbers = grain.MapDataset.range(len(windows))
-        self._places = numbers.seed(seed).shuffle().repeat().random_map(windows.draw)
+        elements = numbers.seed(seed).shuffle().repeat()
+        self._places = elements.random_map(windows.draw)
+        self._chosen = None if frames is None else elements.seed(seed + 1).random_map(self._choose)
 
     def rows(self, step: int, rows: Sequence[int]) -> Batch:
         """These rows of the batch of one step."""
-        return stack([self._windows.read(self._place(step, row)) for row in rows])
+        return stack([self._windows.read(self._place(step, row), self._numbers(step, row)) for row in rows])
 
     def stream(self, step: int, rows: Sequence[int]) -> Iterator[Batch]:
         """These rows of the batches of one step and of all that follow, read ahead as the options say."""
@@ -70,6 +82,13 @@ class TrainBatches:
     def ids(self, step: int) -> list[Place]:
         """Where each row of the batch of one step is cut."""
         return [self._place(step, row) for row in range(self._batch_size)]
+
+    def _choose(self, index: int, rng: np.random.Generator) -> tuple[int, ...]:
+        assert self._frames is not None
+        return tuple(int(number) for number in self._frames(rng))
+
+    def _numbers(self, step: int, row: int) -> Sequence[int] | None:
+        return None if self._chosen is None else self._chosen[step * self._batch_size + int(row)]
 
     def _place(self, step: int, row: int) -> Place:
         return self._places[step * self._batch_size + int(row)]

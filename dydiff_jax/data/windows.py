@@ -1,7 +1,7 @@
 """Windows: frames of one trajectory that follow each other, cut to one crop."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -68,10 +68,21 @@ class Windows:
         """[n], one number for each crop of the grid; the first column where crops span all rows."""
         return self.places[:, 2] * self.trajectories.grid[1] + self.places[:, 3]
 
-    def read(self, place: Place) -> Batch:
-        """The window at any place; columns past the last are the first again (periodic data only)."""
+    def read(self, place: Place, frames: Sequence[int] | None = None) -> Batch:
+        """The window at any place, or these frames of it; columns past the last are the first again."""
+        if frames is None:
+            return self._read(place, self.shape)
+        shape = self.shape._replace(frames=1, beyond=0)
+        parts = [self._read(place._replace(frame=place.frame + number), shape) for number in frames]
+        frames_, observed, forcings = (
+            None if parts[0][column] is None else np.concatenate([part[column] for part in parts])
+            for column in range(3)
+        )
+        return Batch(frames_, observed, forcings, parts[0].static, np.asarray(frames, np.int32))
+
+    def _read(self, place: Place, shape: WindowShape) -> Batch:
         data, number = self.trajectories, place.trajectory
-        start, stop = place.frame, place.frame + self.shape.frames
+        start, stop = place.frame, place.frame + shape.frames
         frames = self._crop(place, lambda *box: data.read(number, start, stop, *box))
         if (place.mirrored or self.flip) and min(data.mirror) < 0 and frames.dtype.kind == "u":
             frames = frames.astype(np.float32)  # of all windows of a split, as a batch has one dtype
@@ -83,7 +94,7 @@ class Windows:
         if data.static is not None:
             static = self._crop(place, lambda *box: np.asarray(data.static[None, *box], np.float32))[0]
         if data.forcings is not None:
-            forcings = np.asarray(data.forcings[number][start : stop + self.shape.beyond], np.float32)
+            forcings = np.asarray(data.forcings[number][start : stop + shape.beyond], np.float32)
         return Batch(np.ascontiguousarray(frames), observed, forcings, static)
 
     def _crop(self, place: Place, read: Callable[[slice, slice], np.ndarray]) -> np.ndarray:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from dydiff_jax.distributed.rules import WIDTH_AXIS, constrain_batch, constrain_images, gather_kernel
 from dydiff_jax.system import Rule
-from dydiff_jax.types import Array
+from dydiff_jax.types import Array, Keys
 
 #: How the kernels of the U-ViT lie on the mesh: axes of their last dimensions, inputs and outputs. Layers come in
 #: pairs, the first split over tensor by its outputs and the second by its inputs; see `distributed.rules`.
@@ -154,6 +154,26 @@ class Conditioning(nn.Module):
         return constrain_batch(dense(self.embed_dim, "level_out")(hidden))
 
 
+class Dropout(nn.Module):
+    """Zero entries at random, by a key for each example: what it draws does not depend on the batch around it.
+
+    The "dropout" stream gives each layer numbers of its own; keys None draw nothing.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *s"], keys: Keys | None) -> Float[Array, "b *s"]:
+        if keys is None or not self.rate:
+            return x
+        layer = jax.random.bits(self.make_rng("dropout"))
+
+        def kept(key):
+            return jax.random.bernoulli(jax.random.fold_in(key, layer), 1 - self.rate, x.shape[1:])
+
+        return jnp.where(jax.vmap(kept)(keys), x / (1 - self.rate), 0).astype(x.dtype)
+
+
 class FrameConv(nn.Module):
     """A 3x3 convolution of each frame, [b f h w c] -> [b f h w features]."""
 
@@ -181,13 +201,14 @@ class ConvBlock(nn.Module):
 
     dtype: str
     dropout: float
-    train: bool
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b f h w c"], emb: Float[Array, "b f e"]) -> Float[Array, "b f h w c"]:
+    def __call__(
+        self, x: Float[Array, "b f h w c"], emb: Float[Array, "b f e"], keys: Keys | None = None
+    ) -> Float[Array, "b f h w c"]:
         y = FrameConv(x.shape[-1], self.dtype, name="conv_in")(nn.silu(RMSNorm(name="norm")(x)))
         y = nn.silu(Film(self.dtype, name="modulate")(rms_norm(y), emb))
-        y = nn.Dropout(self.dropout, deterministic=not self.train)(y)
+        y = Dropout(self.dropout)(y, keys)
         return x + FrameConv(x.shape[-1], self.dtype, zero=True, name="conv_out")(y)
 
 
@@ -223,12 +244,13 @@ class Mlp(nn.Module):
 
     dtype: str
     dropout: float
-    train: bool
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b f h w c"], emb: Float[Array, "b f e"]) -> Float[Array, "b f h w c"]:
+    def __call__(
+        self, x: Float[Array, "b f h w c"], emb: Float[Array, "b f e"], keys: Keys | None = None
+    ) -> Float[Array, "b f h w c"]:
         y = constrain_batch(Film(self.dtype, name="modulate")(rms_norm(x), emb))
         y = nn.silu(constrain_batch(dense(4 * x.shape[-1], "mlp_in", self.dtype)(y), width=-1))
-        y = nn.Dropout(self.dropout, deterministic=not self.train)(y)
+        y = Dropout(self.dropout)(y, keys)
         zeros = nn.initializers.zeros
         return constrain_batch(x + dense(x.shape[-1], "mlp_out", self.dtype, kernel_init=zeros)(y))

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from flax import linen as nn
+from jaxtyping import Float
 
 from dydiff_jax.system import Rule
-from dydiff_jax.types import Conditions, Frames, Params, PerFrame
+from dydiff_jax.types import Array, Conditions, Frames, Keys, Params
 
 
 class Inputs(NamedTuple):
@@ -16,12 +17,12 @@ class Inputs(NamedTuple):
 
     Attributes:
       x: [b, p + k, *s], in model space.
-      level: [b, p + k], the log SNR of each frame, or another number that tells frames apart.
+      level: [b, p + k], the log SNR of each frame, or another number that tells frames apart; [b, 1] for all frames.
       conditions: what it knows beside.
     """
 
     x: Frames
-    level: PerFrame
+    level: Float[Array, "b l"]
     conditions: Conditions = Conditions()
 
 
@@ -31,10 +32,18 @@ class Network(Protocol):
 
     Attributes:
       rules: how the leaves of the parameters are sharded.
+      has_dropout: whether keys change its prediction.
+      span: the levels that it tells apart, beyond which it clips; None: any.
     """
 
     @property
     def rules(self) -> Sequence[Rule]: ...
+
+    @property
+    def has_dropout(self) -> bool: ...
+
+    @property
+    def span(self) -> tuple[float, float] | None: ...
 
     def check(self, frame: tuple[int, ...]) -> None:
         """Raise ValueError for frames of a shape that the network cannot take."""
@@ -44,8 +53,8 @@ class Network(Protocol):
         """Fresh parameters."""
         ...
 
-    def apply(self, params: Params, inputs: Inputs, key: jax.Array | None = None) -> Frames:
-        """The prediction [b, p + k, *s]; a key switches dropout on, in training or in sampling."""
+    def apply(self, params: Params, inputs: Inputs, keys: Keys | None = None) -> Frames:
+        """The prediction [b, p + k, *s]; keys, one for each example, switch dropout on, in training or in sampling."""
         ...
 
 
@@ -73,17 +82,21 @@ class NetworkOptions:
 
 @dataclass(frozen=True)
 class LinenNetwork:
-    """A flax module called as ``module(x, level, channels, forcings, static, train)``.
+    """A flax module called as ``module(x, level, channels, forcings, static, keys)``.
 
     Attributes:
       module: the flax module.
       rules: how its parameters are sharded.
       check_frame: raises ValueError for a frame that it cannot take.
+      has_dropout: whether keys change its prediction.
+      span: the levels that it tells apart; None: any.
     """
 
     module: nn.Module
     rules: tuple[Rule, ...]
     check_frame: Callable[[tuple[int, ...]], None]
+    has_dropout: bool = False
+    span: tuple[float, float] | None = None
 
     def check(self, frame: tuple[int, ...]) -> None:
         """Raise ValueError for a frame that the module cannot take."""
@@ -93,9 +106,11 @@ class LinenNetwork:
         """Fresh parameters."""
         return self.module.init(key, inputs.x, inputs.level, *inputs.conditions)["params"]
 
-    def apply(self, params: Params, inputs: Inputs, key: jax.Array | None = None) -> Frames:
-        """The prediction; with a key in training mode, dropout drawn from it."""
-        mode: dict[str, Any] = {} if key is None else {"train": True, "rngs": {"dropout": key}}
+    def apply(self, params: Params, inputs: Inputs, keys: Keys | None = None) -> Frames:
+        """The prediction; with keys, dropout drawn from them."""
+        mode: dict[str, Any] = {}
+        if keys is not None:  # the stream only tells layers apart
+            mode = {"keys": keys, "rngs": dict(dropout=jax.random.key(0))}
         out: Any = self.module.apply({"params": params}, inputs.x, inputs.level, *inputs.conditions, **mode)
         return out
 

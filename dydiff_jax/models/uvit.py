@@ -33,9 +33,19 @@ from flax import linen as nn
 from jaxtyping import Float
 
 from dydiff_jax.distributed.rules import constrain_batch
-from dydiff_jax.models.layers import RULES, Attention, Conditioning, ConvBlock, Mlp, RMSNorm, dense, on_images
+from dydiff_jax.models.layers import (
+    LOGSNR_BOUND,
+    RULES,
+    Attention,
+    Conditioning,
+    ConvBlock,
+    Mlp,
+    RMSNorm,
+    dense,
+    on_images,
+)
 from dydiff_jax.models.network import MODELS, LinenNetwork, Model, NetworkOptions
-from dydiff_jax.types import Array
+from dydiff_jax.types import Array, Keys
 
 KINDS = ("conv", "axial", "full")
 #: What the backward pass finds saved, beside the inputs of a block.
@@ -75,11 +85,11 @@ class UViTOptions(NetworkOptions):
     scan: bool = True
 
     def __post_init__(self):
-        for name in ("blocks", "kinds", "dropout"):
-            if len(getattr(self, name)) != len(self.channels):
+        for name, value in dict(blocks=self.blocks, kinds=self.kinds, dropout=self.dropout).items():
+            if len(value) != len(self.channels):
                 raise ValueError(
                     f"{name}: expected one entry for each of the {len(self.channels)} levels in "
-                    f"channels={self.channels}, found {getattr(self, name)}"
+                    f"channels={self.channels}, found {value}"
                 )
         for name in ("channels", "blocks"):
             if not self.channels or min(getattr(self, name)) < 1:
@@ -127,7 +137,8 @@ class UViTOptions(NetworkOptions):
 
     def build(self, channels: int) -> LinenNetwork:
         """The network with so many output channels."""
-        return LinenNetwork(UViT3D(self, channels), RULES, self.check)
+        span = (-LOGSNR_BOUND, LOGSNR_BOUND)
+        return LinenNetwork(UViT3D(self, channels), RULES, self.check, max(self.dropout) > 0, span)
 
     def check(self, frame: tuple[int, ...]) -> None:
         """Raise ValueError for frames that are not (h, w, c), or whose grid the levels do not divide."""
@@ -203,23 +214,26 @@ class Block(nn.Module):
 
     options: UViTOptions
     level: int
-    train: bool
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b f h w c"], skip: Float[Array, "b f h w c"] | None, emb: Float[Array, "b f e"]
+        self,
+        x: Float[Array, "b f h w c"],
+        skip: Float[Array, "b f h w c"] | None,
+        emb: Float[Array, "b f e"],
+        keys: Keys | None = None,
     ) -> tuple[Float[Array, "b f h w c"], Float[Array, "b f h w c"]]:
         options = self.options
         kind, dropout = options.kinds[self.level], options.dropout[self.level]
         if skip is not None:
             x = (x + skip) / math.sqrt(2)
         if kind == "conv":
-            x = ConvBlock(options.dtype, dropout, self.train, name="conv")(x, emb)
+            x = ConvBlock(options.dtype, dropout, name="conv")(x, emb, keys)
             return x, x
         for over in ("space", "time") if kind == "axial" else ("joint",):
             attention = Attention(over, options.head_dim, options.attention, options.dtype, name=over)
             x = attention(x, emb)
-        x = Mlp(options.dtype, dropout, self.train, name="mlp")(x, emb)
+        x = Mlp(options.dtype, dropout, name="mlp")(x, emb, keys)
         return x, x
 
 
@@ -231,15 +245,14 @@ class Level(nn.Module):
 
     options: UViTOptions
     level: int
-    train: bool
 
     @nn.compact
-    def __call__(self, x, skips, emb):
+    def __call__(self, x, skips, emb, keys=None):
         place = (lambda x: x) if self.options.kinds[self.level] == "conv" else constrain_batch
-        x, outputs = self._blocks(place(x), skips, emb)
+        x, outputs = self._blocks(place(x), skips, emb, keys)
         return place(x), outputs
 
-    def _blocks(self, x, skips, emb):
+    def _blocks(self, x, skips, emb, keys):
         options, count = self.options, self.options.blocks[self.level]
         scan = options.scan and options.kinds[self.level] != "conv"
         block = Block
@@ -249,15 +262,15 @@ class Level(nn.Module):
             blocks = nn.scan(
                 block,
                 variable_axes={"params": 0},
-                split_rngs={"params": True, "dropout": True},
-                in_axes=(0, nn.broadcast),
+                split_rngs=dict(params=True, dropout=True),
+                in_axes=(0, nn.broadcast, nn.broadcast),
                 length=count,
             )
-            return blocks(options, self.level, self.train, name="blocks")(x, skips, emb)
+            return blocks(options, self.level, name="blocks")(x, skips, emb, keys)
         outputs = []
         for index in range(count):
             skip = None if skips is None else skips[index]
-            x, output = block(options, self.level, self.train, name=f"block_{index}")(x, skip, emb)
+            x, output = block(options, self.level, name=f"block_{index}")(x, skip, emb, keys)
             outputs.append(output)
         return x, outputs
 
@@ -266,7 +279,7 @@ class UViT3D(nn.Module):
     """A prediction for every frame of a window, each with its own noise level.
 
     Zero-initialised: a new network returns 0. A regression model is the same network called with a constant
-    log SNR. Dropout draws from the "dropout" stream.
+    log SNR. With keys, one for each example, dropout is on.
     """
 
     options: UViTOptions
@@ -276,32 +289,34 @@ class UViT3D(nn.Module):
     def __call__(
         self,
         z: Float[Array, "b f h w c"],
-        logsnr: Float[Array, "b f"],
+        logsnr: Float[Array, "b l"],
         channels: Float[Array, "b f h w m"] | None = None,
         forcings: Float[Array, "b f m"] | None = None,
         static: Float[Array, "b h w s"] | None = None,
-        train: bool = False,
+        keys: Keys | None = None,
     ) -> Float[Array, "b f h w o"]:
-        """Predicts from z [b f h w c] and logsnr [b f]; returns float32 [b f h w out_channels].
+        """Predicts from z [b f h w c] and logsnr [b f], or [b 1] for all; returns float32 [b f h w out_channels].
 
         Raises:
           ValueError: if the levels do not divide the grid.
         """
         options = self.options
         options.check_grid(*z.shape[2:4])
-        emb = Conditioning(options.embed_dim, name="condition")(constrain_batch(logsnr), forcings)
+        emb = Conditioning(options.embed_dim, name="condition")(
+            constrain_batch(jnp.broadcast_to(logsnr, z.shape[:2])), forcings
+        )
         emb = emb.astype(options.dtype)
         x = space_to_depth(constrain_batch(_inputs(z, channels, static)), options.patch)
         x = self._dense(options.channels[0], "embed", x)
         skips = []
         for level, features in enumerate(options.channels[1:]):
-            x, outputs = Level(options, level, train, name=f"down_{level}")(x, None, emb)
+            x, outputs = Level(options, level, name=f"down_{level}")(x, None, emb, keys)
             skips.append(outputs)
             x = self._dense(features, f"merge_{level}", space_to_depth(x, 2))
-        x, _ = Level(options, len(skips), train, name="middle")(x, None, emb)
+        x, _ = Level(options, len(skips), name="middle")(x, None, emb, keys)
         for level in reversed(range(len(skips))):
             x = depth_to_space(self._dense(4 * options.channels[level], f"split_{level}", x), 2)
-            x, _ = Level(options, level, train, name=f"up_{level}")(x, skips[level][::-1], emb)
+            x, _ = Level(options, level, name=f"up_{level}")(x, skips[level][::-1], emb, keys)
         x = RMSNorm(name="head_norm")(x).astype(jnp.float32)
         zeros = nn.initializers.zeros
         head = dense(options.patch**2 * self.out_channels, "head", kernel_init=zeros)

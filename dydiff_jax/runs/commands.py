@@ -67,7 +67,9 @@ def train(
 
     def examples(stage: Stage) -> TrainBatches:
         recipe = stage.recipe
-        return TrainBatches(splits.train, recipe.train.batch_size, data_seed(recipe), config.loader)
+        return TrainBatches(
+            splits.train, recipe.train.batch_size, data_seed(recipe), config.loader, stage.frames
+        )
 
     def validation(stage: Stage, weights: Weights) -> Validate | None:
         wanted = validated is not None and stage.name == run.stages[-1].name

@@ -54,7 +54,7 @@ class Denoising:
         x0, conditions = self.network.encode(frozen, batch)
         noise_key, dropout_key = jax.random.split(key)
         keys = row_keys(noise_key, x0)
-        denoise = self.network.bind(params, conditions, dropout_key)
+        denoise = self.network.bind(params, conditions, row_keys(dropout_key, x0))
         loss, _ = diffusion_loss(keys, self.process, denoise, x0, batch.observed)
         return loss, {}
 

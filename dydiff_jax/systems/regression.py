@@ -11,7 +11,7 @@ from dydiff_jax.codecs import Scale
 from dydiff_jax.config import ConfigError, check_sections
 from dydiff_jax.diffusion.losses import mean_error
 from dydiff_jax.system import SYSTEMS, Entry, Parts, Recipe, Rule, Stage, Weights, Window
-from dydiff_jax.systems.windows import WindowNetwork, place_rows
+from dydiff_jax.systems.windows import WindowNetwork, place_rows, row_keys
 from dydiff_jax.types import Array, Batch, Denoiser, Frames, Keys, Params, over_frames
 
 #: Role of the network, that of the diffusion systems, which it is compared with; and name of the stage.
@@ -53,7 +53,7 @@ class SquaredError:
     ) -> tuple[Array, dict[str, Array]]:
         x0, conditions = self.network.encode(frozen, batch)
         _, dropout_key = jax.random.split(key)
-        denoise = self.network.bind(params, conditions, dropout_key)
+        denoise = self.network.bind(params, conditions, row_keys(dropout_key, x0))
         p = self.network.window.num_context
         error = (regress(denoise, x0, p) - x0) ** 2
         active = jnp.broadcast_to(jnp.arange(x0.shape[1]) >= p, x0.shape[:2])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -72,9 +73,60 @@ class WindowNetwork:
             forcings = jax.lax.dynamic_slice_in_dim(forcings, first, self.window.num_frames, axis=1)
         return self.conditioner(context, forcings, batch.static)
 
-    def bind(self, params: Params, conditions: Conditions, key: jax.Array | None = None) -> Denoiser:
-        """The network as a function of x and level alone; a key switches dropout on."""
-        return lambda x, level: self.network.apply(params, Inputs(x, level, conditions), key)
+    def bind(self, params: Params, conditions: Conditions, keys: Keys | None = None) -> Denoiser:
+        """The network as a function of x and level alone; keys switch dropout on."""
+        return lambda x, level: self.network.apply(params, Inputs(x, level, conditions), keys)
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameNetwork:
+    """A network of some frames of a window that share one time, with what stands between it and a batch.
+
+    Attributes:
+      network: called on windows of ``count`` frames.
+      codec: physical frames to model space and back.
+      window: p and k.
+      data: the frames in physical space.
+      count: frames that it sees.
+      longest: the time that none reaches.
+    """
+
+    network: Network
+    codec: Codec
+    window: Window
+    data: DataSpec
+    count: int
+    longest: float
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh parameters, from frames of zeros."""
+        frame = self.codec.frame_shape(self.data.frame_shape)
+        static = jnp.zeros((1, *frame[:-1], len(self.data.static))) if self.data.static else None
+        inputs = Inputs(jnp.zeros((1, self.count, *frame)), jnp.zeros((1, 1)), Conditions(static=static))
+        return self.network.init(key, inputs)
+
+    def __call__(
+        self,
+        params: Params,
+        frames: Sequence[Array],
+        time: Array | float,
+        static: Array | None,
+        keys: Keys | None = None,
+    ) -> Frames:
+        """The prediction of ``count`` frames [b, *s] at a time from 0 to ``longest``, a scalar or [b]."""
+        x = jnp.stack(frames, axis=1)
+        time = jnp.broadcast_to(jnp.asarray(time, x.dtype), x.shape[:1])[:, None]
+        if self.network.span is not None:
+            low, high = self.network.span
+            time = low + (high - low) * time / self.longest
+        return self.network.apply(params, Inputs(x, time, Conditions(static=static)), keys)
+
+    def encode(self, weights: Weights, batch: Batch) -> Frames:
+        """The frames of a batch in model space, missing points filled; the scale is that of its context."""
+        known = slice(self.window.num_context)
+        observed = None if batch.observed is None else batch.observed[:, known]
+        scale = self.codec.fit(weights, batch.frames[:, known], observed)
+        return fill(self.codec.encode(weights, batch.frames, scale), batch.observed)
 
 
 def row_keys(key: jax.Array, like: Array) -> Keys:

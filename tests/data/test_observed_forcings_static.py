@@ -61,7 +61,8 @@ def cut_by_hand(data, place, frames, beyond=0, side=4):
 
 
 def assert_same_bits(found, expected):
-    """Batches without and with NaN."""
+    """Batches without and with NaN, of the parts that they have."""
+    found, expected = ([part for part in batch if part is not None] for batch in (found, expected))
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == other.dtype and one.shape == other.shape
         np.testing.assert_array_equal(one, other)

@@ -1,5 +1,6 @@
 """The public files and a user's own, read through the path that training takes."""
 
+import json
 import pathlib
 import shutil
 import sys
@@ -225,6 +226,29 @@ def make_rayleigh_benard(folder):
     return fill_cache("rayleigh_benard", given | dict(cache_dir=str(folder)))
 
 
+def make_hasselmann(folder):
+    return fill_cache("hasselmann", dict(grid=(4, 6), duration=3.0, trajectories=2, cache_dir=str(folder)))
+
+
+def make_lorenz96(folder):
+    return fill_cache("lorenz96", dict(duration=0.2, trajectories=2, cache_dir=str(folder)))
+
+
+def make_spring_mesh(folder):
+    options = dict(duration=0.0781, trajectories=3, valid=1, test=1, cache_dir=str(folder))
+    return fill_cache("spring_mesh", options)
+
+
+def make_spring_mesh_file(folder):
+    start = np.stack(np.meshgrid(np.arange(10.0), np.arange(10.0), indexing="ij"), axis=-1).reshape(100, 2)
+    keys = {name: f"traj_00000_{name}" for name in ("p", "q")}
+    meta = dict(trajectories=[dict(field_keys=keys, time_step_size=0.00781)])
+    (folder / "system_meta.json").write_text(json.dumps(meta))
+    q = np.broadcast_to(start, (4, 100, 2))
+    np.savez(folder / "trajectories.npz", traj_00000_p=velocities(4, 100, 2), traj_00000_q=q)
+    return "spring_mesh_file", dict(path=str(folder))
+
+
 def fill_cache(name, options):
     source = SOURCES[name](**options)
     source.folder.mkdir()
@@ -244,6 +268,10 @@ MADE = {
     "array_record shards": lambda folder: make_shards(folder, "array_record"),
     "kolmogorov": make_kolmogorov,
     "rayleigh_benard": make_rayleigh_benard,
+    "hasselmann": make_hasselmann,
+    "lorenz96": make_lorenz96,
+    "spring_mesh": make_spring_mesh,
+    "spring_mesh_file": make_spring_mesh_file,
 }
 
 
@@ -293,12 +321,12 @@ def test_every_source_is_among_them(tmp_path):
 
 
 def test_a_simulated_source_simulates_nothing_to_tell_what_it_is(tmp_path):
-    for name in ("kolmogorov", "rayleigh_benard"):
+    for name in ("kolmogorov", "rayleigh_benard", "hasselmann", "lorenz96", "spring_mesh"):
         SOURCES[name](cache_dir=str(tmp_path / "none")).spec()
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("name", ["folder", "dydiff_release", "rbc_file", "shards"])
+@pytest.mark.parametrize("name", ["folder", "dydiff_release", "rbc_file", "shards", "spring_mesh_file"])
 def test_a_source_without_its_files_says_so_when_it_is_asked_what_it_is(tmp_path, name):
     for path in ("", str(tmp_path / "none")):
         with pytest.raises(FileNotFoundError):

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from small_uvit import ONE_LEVEL, TWO_LEVELS, init, inputs, network, options, relative_error
 
+from dydiff_jax.models.layers import Dropout
+from dydiff_jax.models.network import Inputs, LinenNetwork
 from dydiff_jax.models.uvit import SIZES, Level, depth_to_space, parameter_count, space_to_depth
 
 Z, LOGSNR = inputs()
@@ -204,11 +206,25 @@ def test_a_condition_changes_the_output_of_its_example(name):
 def test_dropout_follows_its_key_in_training_and_needs_none_otherwise():
     model = network(**TWO_LEVELS | dict(dropout=(0.1, 0.1)))
     params = init(model, Z, LOGSNR)
-    train = jax.jit(lambda p, key: model.apply(p, Z, LOGSNR, train=True, rngs={"dropout": key}))
-    one, again, other = (train(params, jax.random.key(seed)) for seed in (1, 1, 2))
+    adapted = LinenNetwork(model, (), lambda frame: None)
+    train = jax.jit(lambda p, keys: adapted.apply(p["params"], Inputs(Z, LOGSNR), keys))
+    one, again, other = (train(params, jax.random.split(jax.random.key(seed), len(Z))) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, again)
     assert relative_error(other, one) > 1e-2
     assert relative_error(one, jax.jit(model.apply)(params, Z, LOGSNR)) > 1e-2
+
+
+def test_the_dropout_of_an_example_depends_on_its_key_alone():
+    """The same bits beside other examples; another layer draws others."""
+    layer, keys = Dropout(0.5), jax.random.split(jax.random.key(1), 64)
+    x = np.ones((64, 32), np.float32)
+    drop = jax.jit(lambda x, keys, stream: layer.apply({}, x, keys, rngs={"dropout": stream}))
+    all_rows, stream = np.asarray(drop(x, keys, jax.random.key(0))), jax.random.key(0)
+    np.testing.assert_array_equal(drop(x[5:7], keys[5:7], stream), all_rows[5:7])
+    assert set(np.unique(all_rows)) == {0.0, 2.0}
+    assert abs(all_rows.mean() - 1) < 4 / np.sqrt(64 * 32)
+    other = np.asarray(drop(x, keys, jax.random.key(3)))
+    assert 0.4 < (other != all_rows).mean() < 0.6
 
 
 @pytest.mark.parametrize("level", [0, 1, 2])
@@ -217,25 +233,27 @@ def test_dropout_is_set_for_each_level(level):
     rates = tuple(0.3 if index == level else 0.0 for index in range(3))
     x, emb = np.zeros((1, 2, 4, 4, 16), np.float32), np.zeros((1, 2, 16), np.float32)
     for number in range(3):
-        model = Level(options(dropout=rates, channels=(16, 16, 16)), number, True)
+        model = Level(options(dropout=rates, channels=(16, 16, 16)), number)
         shapes = jax.eval_shape(functools.partial(model.init, jax.random.key(0)), x, None, emb)
+        keys = jax.random.split(jax.random.key(0), 1)
         if number == level:
             with pytest.raises(flax.errors.InvalidRngError, match="dropout"):
-                jax.eval_shape(model.apply, shapes, x, None, emb)
+                jax.eval_shape(model.apply, shapes, x, None, emb, keys)
         else:
-            jax.eval_shape(model.apply, shapes, x, None, emb)
+            jax.eval_shape(model.apply, shapes, x, None, emb, keys)
 
 
 def test_scanned_blocks_draw_different_dropout():
     """Two equal blocks that add the constant 2 silu(1) to each feature that dropout keeps."""
-    stage = Level(options(**ONE_LEVEL | dict(blocks=(2,), dropout=(0.5,), scan=True)), 0, True)
+    stage = Level(options(**ONE_LEVEL | dict(blocks=(2,), dropout=(0.5,), scan=True)), 0)
     x, emb = np.zeros((1, 2, 2, 2, 16), np.float32), np.zeros((1, 2, 16), np.float32)
     params = jax.tree.map(np.zeros_like, init(stage, x, None, emb))
     mlp = params["params"]["blocks"]["mlp"]
     mlp["mlp_in"]["bias"] += 1.0
     mlp["mlp_out"]["kernel"] += np.eye(64, 16, dtype=np.float32)
-    draw = jax.jit(lambda p, key: stage.apply(p, x, None, emb, rngs={"dropout": key})[1])
-    outputs = np.asarray(draw(params, jax.random.key(1)))
+    keys = jax.random.split(jax.random.key(1), 1)
+    draw = jax.jit(lambda p: stage.apply(p, x, None, emb, keys, rngs={"dropout": jax.random.key(0)})[1])
+    outputs = np.asarray(draw(params))
     kept = np.diff(outputs, axis=0, prepend=0) / (2 * jax.nn.silu(1.0))
     assert set(np.unique(kept.round(5))) == {0.0, 1.0}
     assert 0.3 < (kept[0] != kept[1]).mean() < 0.7, "of 128 features, half differ: standard deviation 0.044"

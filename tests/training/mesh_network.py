@@ -108,9 +108,9 @@ def loss(params, frozen, batch, key):
     noise_key, dropout_key = jax.random.split(key)
     keys = jax.vmap(functools.partial(jax.random.fold_in, noise_key))(jnp.arange(len(batch.frames)))
     eps = jax.vmap(lambda key: jax.random.normal(key, SHAPE[1:]))(keys)
-    rngs = {"dropout": dropout_key}
-    z, logsnr = batch.frames + eps, 3 * eps[:, :, 0, 0, 0]
-    prediction = MODEL.apply({"params": params}, z, logsnr, forcings=batch.forcings, train=True, rngs=rngs)
+    rows = jax.vmap(functools.partial(jax.random.fold_in, dropout_key))(jnp.arange(len(batch.frames)))
+    z, logsnr, rngs = batch.frames + eps, 3 * eps[:, :, 0, 0, 0], {"dropout": jax.random.key(0)}
+    prediction = MODEL.apply({"params": params}, z, logsnr, forcings=batch.forcings, keys=rows, rngs=rngs)
     return jnp.mean((prediction - eps) ** 2), {}
 
 

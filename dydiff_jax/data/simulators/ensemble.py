@@ -69,10 +69,13 @@ def simulate(options, indices, report) -> None:
 
 @functools.partial(jax.jit, static_argnums=0)
 def next_frames(options, states):
-    """The states one interval later and their frames, [n, ...]; all at once, or on a CPU one by one."""
+    """The states one interval later and a frame of each, [n, ...]; all at once, or on a CPU one by one.
+
+    The frame is of the later state, or of the earlier one where a data set records its start.
+    """
     together = None if jax.default_backend() == "cpu" else len(jax.tree.leaves(states)[0])
-    states = jax.lax.map(options.advance, states, batch_size=together)
-    return states, jax.vmap(options.frame)(states)
+    later = jax.lax.map(options.advance, states, batch_size=together)
+    return later, jax.vmap(options.frame)(states if options.records_start else later)
 
 
 def run_workers(options, indices, workers: int, report) -> None:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dydiff_jax.data.simulators import kolmogorov as solver
-from dydiff_jax.data.sources.simulated import Simulated
+from dydiff_jax.data.sources.simulated import SpunUp
 from dydiff_jax.data.sources.source import register
 
 
@@ -21,7 +21,7 @@ class State(NamedTuple):
 
 @register("kolmogorov")
 @dataclasses.dataclass(frozen=True)
-class Kolmogorov(Simulated):
+class Kolmogorov(SpunUp):
     """Velocity of two-dimensional flow driven by a shear, periodic in x and y.
 
     The flow of Rolling Diffusion (Ruhe et al. 2024, arXiv 2402.09470, Table 7 as we read it): viscosity and density

@@ -6,13 +6,13 @@ from typing import ClassVar, Literal
 import jax
 
 from dydiff_jax.data.simulators import rayleigh_benard as solver
-from dydiff_jax.data.sources.simulated import Simulated
+from dydiff_jax.data.sources.simulated import SpunUp
 from dydiff_jax.data.sources.source import register
 
 
 @register("rayleigh_benard")
 @dataclasses.dataclass(frozen=True)
-class RayleighBenard(Simulated):
+class RayleighBenard(SpunUp):
     """Velocity of two-dimensional convection between rigid plates; the defaults are the published flow.
 
     The flow of TF-Net (Wang et al., KDD 2020, section 4.1): 256 x 1792 cells, Ra = 2.5e8, Pr = 0.71, every

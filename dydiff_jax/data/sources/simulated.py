@@ -7,6 +7,7 @@ import pathlib
 from typing import Any, ClassVar
 
 import jax
+import numpy as np
 from absl import logging
 
 from dydiff_jax.data import cache
@@ -24,7 +25,6 @@ class Simulated(abc.ABC):
 
     Attributes:
       interval: time between two frames.
-      spin_up: time before the first frame, for the flow to forget its start.
       duration: recorded time; `duration / interval` frames for each trajectory.
       trajectories: how many.
       seed: of everything random.
@@ -33,7 +33,6 @@ class Simulated(abc.ABC):
     """
 
     interval: float
-    spin_up: float
     duration: float
     trajectories: int
     seed: int = 0
@@ -49,14 +48,18 @@ class Simulated(abc.ABC):
     time_unit: ClassVar[str]
     unit: ClassVar[str]
     mirror: ClassVar[tuple[float, ...] | None] = None
+    periodic_x: ClassVar[bool] = True
+    static: ClassVar[np.ndarray | None] = None
+    static_names: ClassVar[tuple[str, ...]] = ()
+    #: Whether the first state is itself the first frame; else that is the state one interval later.
+    records_start: ClassVar[bool] = False
 
     def __post_init__(self):
         for name in ("interval", "duration"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: expected more than 0, found {getattr(self, name)}")
-        for name in ("spin_up", "workers"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: expected 0 or more, found {getattr(self, name)}")
+        if self.workers < 0:
+            raise ValueError(f"workers: expected 0 or more, found {self.workers}")
         if self.trajectories < 1:
             raise ValueError(f"trajectories: expected at least 1, found {self.trajectories}")
         if self.frames < 1:
@@ -97,7 +100,12 @@ class Simulated(abc.ABC):
     @property
     def spin_up_frames(self) -> int:
         """Frames that are simulated and not kept."""
-        return round(self.spin_up / self.interval)
+        return 0
+
+    @property
+    def roles(self) -> tuple[str, ...] | None:
+        """Of `Trajectories`: the split of each trajectory, where the data set has one of its own."""
+        return None
 
     @property
     def folder(self) -> pathlib.Path:
@@ -118,7 +126,14 @@ class Simulated(abc.ABC):
 
     def spec(self) -> DataSpec:
         """From the options alone: nothing is simulated."""
-        return DataSpec(self.frame_shape, self.fields, self.unit, self.interval, self.time_unit)
+        return DataSpec(
+            self.frame_shape,
+            self.fields,
+            self.unit,
+            self.interval,
+            self.time_unit,
+            static=self.static_names,
+        )
 
     def load(self) -> Trajectories:
         """Simulate what is missing from the cache, and open it.
@@ -141,10 +156,34 @@ class Simulated(abc.ABC):
             interval=self.interval,
             time_unit=self.time_unit,
             unit=self.unit,
-            periodic_x=True,
+            periodic_x=self.periodic_x,
             mirror=self.mirror,
+            roles=self.roles,
             moments_files=tuple(part.moments for part in parts),
+            static=self.static,
+            static_names=self.static_names,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class SpunUp(Simulated):
+    """A simulated data set whose trajectories start away from the attractor and approach it before they are recorded.
+
+    Attributes:
+      spin_up: time before the first frame, for the flow to forget its start.
+    """
+
+    spin_up: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.spin_up < 0:
+            raise ValueError(f"spin_up: expected 0 or more, found {self.spin_up}")
+
+    @property
+    def spin_up_frames(self) -> int:
+        """Frames that are simulated and not kept."""
+        return round(self.spin_up / self.interval)
 
 
 def _cores() -> int:
