@@ -71,11 +71,13 @@ def trained(originals, data, tmp_path):
     return copy
 
 
+@pytest.mark.slow
 def test_own_data_train_with_three_lines(trained):
     scores = json.loads((trained / "eval/step_2/metrics.json").read_text())["scores"]
     assert np.isfinite(scores["dynamical"]["crps"]["mean"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -148,6 +150,7 @@ def test_a_grid_smaller_than_the_pooling_window(data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_score_that_was_left_out_is_named_with_the_reason_beside_the_table(data, tmp_path):
     folder = commands.train(own_data(data, scores__pool_window=17), tmp_path / "run")
     header, table = json.loads((folder / "metrics.json").read_text()), (folder / "table.md").read_text()
@@ -207,6 +210,7 @@ def test_evaluating_before_training_says_so(data, tmp_path):
         commands.evaluate_run(own_data(data), tmp_path / "nothing")
 
 
+@pytest.mark.slow
 def test_an_evaluation_with_other_options_stands_beside_the_first(trained, data):
     before = (trained / "eval/step_2/metrics.json").read_bytes()
     commands.evaluate_run(own_data(data, evaluation__members=3), trained)

@@ -339,6 +339,7 @@ def check_two(printed: list[list[str]]) -> None:
         )
 
 
+@pytest.mark.slow
 def test_two_tasks_of_slurm():
     """One task a node, so that each keeps all devices of its node; jax finds the coordinator in the node list."""
     task = {
@@ -354,6 +355,7 @@ def test_two_tasks_of_slurm():
     check_two([out.splitlines() for _, out, _ in found])
 
 
+@pytest.mark.slow
 def test_two_processes_by_hand_behind_a_proxy_until_one_dies():
     address, proxy = f"localhost:{free_port()}", "http://localhost:9"
     environs = [
@@ -369,6 +371,7 @@ def test_two_processes_by_hand_behind_a_proxy_until_one_dies():
         outcomes(processes)
 
 
+@pytest.mark.slow
 def test_an_address_where_nobody_answers_is_named_before_the_end():
     environ = dict(zip(HAND, (f"localhost:{free_port()}", "2", "1"), strict=True))
     ((status, _, error),) = outcomes(run([environ], timeout=4))

@@ -203,6 +203,7 @@ def test_overrides_are_told_from_other_arguments():
             compare.overrides(stray)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -106,6 +106,7 @@ def test_numbers_by_hand():
     assert tables.number({"mean": None, "std": None}) == tables.number(None) == "-"
 
 
+@pytest.mark.slow
 def test_the_report_holds_every_number(home, found, parsed):
     """Means over leads in the table of all scores; every lead that was asked for in a table of its own."""
     markdown = (home / "report.md").read_text()
@@ -279,6 +280,7 @@ def test_text_is_escaped_and_marked():
     Parsed(blocks.page("a < b", [blocks.Text("<i>"), blocks.Table(("<", "b"), [["&", "2"]])]))
 
 
+@pytest.mark.slow
 def test_the_same_files_give_the_same_bytes(home):
     names = [
         "comparison.json",

@@ -20,6 +20,8 @@ from dydiff_jax.runs import commands, scoring
 from dydiff_jax.types import Batch
 from tests import small
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[1]
 #: 16 x 56 frames of convection that moves between them, at Ra = 1e7 from 64 x 224 cells.
 TRAINED = {
@@ -209,7 +211,6 @@ def test_a_rolling_forecast_from_nothing(tmp_path):
         commands.forecast(config, tmp_path, tmp_path / "context.npy", 2)
 
 
-@pytest.mark.slow
 def test_a_step_of_the_papers_experiment_compiles_and_runs():
     """configs/turbulence.py as it is, but for a batch of 1: 64 x 64, 4 -> 11 frames, size S."""
     from configs import turbulence

@@ -88,6 +88,7 @@ def test_a_forecast_is_in_physical_units():
     assert abs(frames.std() / 2 - 1) < 4 / np.sqrt(2 * count) + 1 / 64
 
 
+@pytest.mark.slow
 def test_a_long_rolling_forecast_has_the_same_law_at_every_lead():
     frames = drawn(forecaster("rolling", nfe=192), 0, batch(4), 50, 200, 11)
     count = frames[:, :, 0].size
@@ -96,6 +97,7 @@ def test_a_long_rolling_forecast_has_the_same_law_at_every_lead():
     assert np.abs(frames.std(axis=(0, 1, 3, 4, 5)) / 2 - 1).max() < 4 / np.sqrt(2 * count) + 1 / 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_chunks_do_not_change_an_ensemble(method):
     whole, parts = (drawn(forecaster(method), 1, batch(3), 4, chunk, 5) for chunk in (12, 5))
@@ -130,6 +132,7 @@ def test_an_ensemble_traces_the_network_once(method):
     assert traces == [(4, 5, 4, 4, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["standard", "rolling_dynamical"])
 def test_500_frames_use_the_memory_of_50_and_compile_nothing_after_the_first_window(method):
     compiled = []

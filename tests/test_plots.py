@@ -85,6 +85,7 @@ def colours(image):
     return len(image.convert("RGB").getcolors(2**24))
 
 
+@pytest.mark.slow
 def test_every_figure_is_written_whole(folder, files):
     assert [path.name for path in files] == FILES
     assert {path.name for path in folder.iterdir()} == {*FILES, "metrics.json", "forecasts.npz"}

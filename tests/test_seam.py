@@ -138,6 +138,7 @@ def test_a_system_is_thirty_lines():
     assert len(code) <= 30 and {"dummy", "corrected"} <= SYSTEMS.keys()
 
 
+@pytest.mark.slow
 def test_it_learns_what_there_is_to_learn(whole):
     """x' = 0.9 x: the kernel is near 0.9 times the identity in model space too, and forecasts beat persistence."""
     kernel = weights(whole("dummy"))["['step']['dense']['kernel']"]
@@ -229,6 +230,7 @@ def test_it_is_compared(data, tmp_path):
 # Stages from elsewhere
 
 
+@pytest.mark.slow
 def test_a_stage_from_a_finished_run_is_not_trained(data, short, tmp_path):
     """Also where the source has moved since, and though only the second stage's recipe differs."""
     source = shutil.copytree(short, tmp_path / "source")
@@ -269,6 +271,7 @@ def foreign(source, data, tmp_path):
     (source / "config.json").write_text(json.dumps(raw))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spoil, message",
     [
@@ -295,6 +298,7 @@ def test_a_source_without_the_stage_names_what_it_has(data, whole, tmp_path):
         commands.train(raw, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_weights_of_another(data, short, tmp_path):
     """At a learning rate of nearly 0 it ends with them as well."""
     changes = SHORT | {"optimizer.learning_rate": 1e-30, "optimizer.weight_decay": 0.0, "initial": str(short)}

@@ -115,6 +115,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_what_two_processes_saved_one_restores_bit_for_bit(tmp_path):
     """SIGTERM to one of two: both save the same step and leave with 75, and go on from there as if never stopped."""
     end = time.monotonic() + LIMIT
@@ -148,6 +149,7 @@ def test_what_two_processes_saved_one_restores_bit_for_bit(tmp_path):
     assert_close(found.params, undisturbed.params, 1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_of_a_second_stage_with_sharded_frozen_weights_are_those_of_one_device(tmp_path):
     """The first stage, frozen in the second, lies on the devices of both processes."""
     end, settings = time.monotonic() + LIMIT, dict(steps=4, checkpoint_every=1, keep_last=4, log_every=1)

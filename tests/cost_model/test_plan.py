@@ -76,6 +76,7 @@ def sums(program, kind):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [dict(data=8), dict(data=2, fsdp=4), dict(data=2, fsdp=2, tensor=2)])
 def test_memory_is_the_sum_of_the_shards(plans, mesh):
     found = plans(**{f"mesh__{axis}": mesh.get(axis, 1) for axis in meshes.AXES})
@@ -119,6 +120,7 @@ def test_fully_sharded_weights_are_gathered(plans):
     assert whole <= gathered["fsdp"] <= 2 * whole
 
 
+@pytest.mark.slow
 def test_scanned_blocks_count_with_their_number():
     """Written out or in a loop, a stage needs the same arithmetic; XLA's own analysis says otherwise."""
     levels = dict(networks__denoiser__blocks=(1, 2), mesh__data=8)
@@ -132,6 +134,7 @@ def test_scanned_blocks_count_with_their_number():
     assert counts[0] == counts[1] and counts[0][0] * 8 == counts[0][1]
 
 
+@pytest.mark.slow
 def test_recomputation_shows_beside_what_the_model_needs(plans):
     full = plans(mesh__data=8, networks__denoiser__remat="full")
     assert full["model_flops"] == plans(mesh__data=8, mesh__fsdp=1, mesh__tensor=1)["model_flops"]
@@ -153,6 +156,7 @@ def test_predictions_follow_from_the_program(plans):
     assert row["examples_per_second"][0] == pytest.approx(8 / row["step"][0])
 
 
+@pytest.mark.slow
 def test_half_precision_halves_what_the_gradients_send(plans):
     """XLA:CPU would widen bfloat16 gradients to 4 bytes; here they take 2, but for parameters used in float32."""
     wide = plans(mesh__data=8, mesh__fsdp=1, mesh__tensor=1)["programs"]["CPU"]

@@ -48,6 +48,7 @@ def test_threads_change_nothing(options, step):
     assert_streams_what_rows_reads(options, step, [1, 2, 6])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(2, 2, 3)])
 def test_worker_processes_change_nothing(options):
     assert_streams_what_rows_reads(options, 7, range(2, BATCH))
@@ -124,6 +125,7 @@ def fail_at_13(step):
     return np.full((2,), step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(1, 0, 0), (4, 0, 8), (1, 1, 1)])
 def test_an_error_comes_in_place_of_its_batch_with_the_name_of_the_file(options):
     read = read_ahead(fail_at_13, 10, LoaderOptions(*options))
@@ -140,6 +142,7 @@ def on_cpu():
     return jax.config.jax_platforms == "cpu"
 
 
+@pytest.mark.slow
 def test_workers_keep_off_accelerators_and_survive_the_signal_that_stops_a_job(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "")
     read = read_ahead(about_the_worker, 0, LoaderOptions(1, 1, 1))
@@ -203,6 +206,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_process_that_is_killed(tmp_path):
     (tmp_path / "script.py").write_text(
         ORPHAN.format(paths=[str(pathlib.Path(__file__).parent), os.getcwd()])

@@ -99,6 +99,7 @@ def test_time_stepping_is_of_first_order(x64):
     assert 1.8 < distance(runs[0], runs[1]) / distance(runs[1], runs[2]) < 2.2
 
 
+@pytest.mark.slow
 def test_refined_grids_agree(x64):
     """Face means of grids of 16 to 128 cells: the distance falls four times or more when cells are halved."""
     physics = solver.Physics(viscosity=0.02, density=1.0)

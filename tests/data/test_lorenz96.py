@@ -39,6 +39,7 @@ def test_time_stepping_is_of_fourth_order(x64):
     assert np.all((orders > 3.8) & (orders < 4.3)), orders
 
 
+@pytest.mark.slow
 def test_the_leading_lyapunov_exponent_is_the_published_one():
     """1.68 at 40 variables and F = 8: growth of a tangent, mean over 48 trajectories of 60 units of time."""
     step = functools.partial(solver.step, forcing=8.0, dt=0.01)

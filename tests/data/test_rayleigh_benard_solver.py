@@ -47,6 +47,7 @@ def onset(rows):
     return 1600.0 - 160.0 * below / (above - below)
 
 
+@pytest.mark.slow
 def test_onset_of_convection_converges_to_the_critical_rayleigh_number(x64):
     coarse, fine = onset(12), onset(24)
     assert abs(fine / CRITICAL_RAYLEIGH - 1) < 0.012
@@ -63,6 +64,7 @@ def steady():
         return fluids, flow, [np.asarray(solver.heat_flux(fluid, flow)) for fluid in fluids]
 
 
+@pytest.mark.slow
 def test_heat_flux_is_the_same_at_both_plates_and_in_the_volume(steady):
     _, _, fluxes = steady
     for flux in fluxes:

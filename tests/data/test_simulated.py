@@ -69,6 +69,7 @@ def copied(flow, simulated, tmp_path):
     return source
 
 
+@pytest.mark.slow
 def test_workers_make_what_this_process_makes(flow, simulated, tmp_path):
     alone = options(flow, tmp_path)
     simulate(alone, [2])
@@ -76,6 +77,7 @@ def test_workers_make_what_this_process_makes(flow, simulated, tmp_path):
     assert np.abs(films(simulated)[2]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_neither_workers_nor_company_change_a_trajectory(flow, simulated, tmp_path):
     fewer = options(flow, tmp_path, workers=1, trajectories=2)
     fewer.load()

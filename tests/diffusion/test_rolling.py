@@ -44,6 +44,7 @@ def clocks(tau, windows):
     return [[local_times(tau, *window, kind) for kind in CLOCKS] for window in windows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_sliding_window_repeats_itself_and_the_clocks_join_bit_for_bit(dtype, x64):
     ends = np.array([0, 1], dtype)

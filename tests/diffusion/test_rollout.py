@@ -205,6 +205,7 @@ ROLLING = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", ROLLING, ids=["rolling", "rescaled", "p<k", "p>k"])
 @pytest.mark.parametrize("method", METHODS)
 def test_passes_in_several_calls_are_those_of_one_bit_for_bit(process, method):
@@ -219,6 +220,7 @@ def test_passes_in_several_calls_are_those_of_one_bit_for_bit(process, method):
     assert whole.shape[1] == 6 * process.stride
 
 
+@pytest.mark.slow
 def test_eta_zero_is_rolling_diffusion_bit_for_bit():
     network = random_network(4)
     for method, clock in (("ancestral", "init"), ("dpmpp_2m", "init_rescaled")):
@@ -232,6 +234,7 @@ def test_eta_zero_is_rolling_diffusion_bit_for_bit():
         np.testing.assert_array_equal(mixed, plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("p", "method"), [(0, "ancestral"), (2, "dpmpp_2m")])
 def test_a_window_of_one_forecast_frame_is_standard_diffusion_frame_by_frame(p, method, interpreted):
     network = compiled(random_network(p + 1))
@@ -247,6 +250,7 @@ def test_a_window_of_one_forecast_frame_is_standard_diffusion_frame_by_frame(p, 
         np.testing.assert_array_equal(rolling, blocks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     "process",

@@ -55,6 +55,7 @@ def trained_and_rolled(process, method, x0, observed):
     return run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", RESHAPED, ids=str)
 @pytest.mark.parametrize("name", PROCESSES)
 def test_every_method_takes_frames_of_any_shape_and_a_reshape_changes_nothing(name, shape):

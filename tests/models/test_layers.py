@@ -119,7 +119,7 @@ def test_softmax_of_bfloat16_attention_is_float32():
 
 
 def conv_block():
-    model = layers.ConvBlock("float32", 0.0, False)
+    model = layers.ConvBlock("float32", 0.0)
     return init(model, X, EMB), jax.jit(model.apply)
 
 
@@ -142,7 +142,7 @@ def test_conv_block_commutes_with_translation_away_from_the_border():
 
 
 def test_mlp_treats_every_token_alone():
-    model = layers.Mlp("float32", 0.0, False)
+    model = layers.Mlp("float32", 0.0)
     params = init(model, X, EMB)
     apply = jax.jit(model.apply)
     moved = apply(params, X.at[0, 1, 2, 3].add(1.0), EMB) != apply(params, X, EMB)

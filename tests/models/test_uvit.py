@@ -73,6 +73,7 @@ def test_a_new_network_returns_zero_and_so_does_each_residual_branch():
             assert np.any(leaf) != last, name
 
 
+@pytest.mark.slow
 def test_every_parameter_has_a_gradient(params):
     _, gradient = loss_and_gradient(MODEL)(params, Z, LOGSNR)
     assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
@@ -108,6 +109,7 @@ def test_long_skips_pair_the_last_block_down_with_the_first_up():
     np.testing.assert_allclose(out[..., 1] / out[..., 0], 0.5 / (0.5 + math.sqrt(0.5)), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_scanned_blocks_are_the_blocks_written_out():
     changes = dict(channels=(8, 16), blocks=(2, 1), kinds=("full", "full"), dropout=(0.0, 0.0))
 
@@ -126,6 +128,7 @@ def test_scanned_blocks_are_the_blocks_written_out():
     assert_same_gradient(scanned_gradient, stacked(gradient), 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["dots", "full"])
 def test_rematerialisation_changes_no_number(remat):
     """Of convolution blocks written out and of attention blocks scanned."""

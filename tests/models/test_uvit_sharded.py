@@ -29,6 +29,7 @@ def on_one_device():
     return jax.device_get(jax.jit(gradient)(params(), np.asarray(Z), np.asarray(LOGSNR)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
 def test_gradients_on_a_mesh(sizes):
     """Even where the input comes with its height sharded, which XLA gets wrong in convolutions."""

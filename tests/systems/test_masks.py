@@ -60,6 +60,7 @@ def bits(tree):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["points", "frames", "an example without any"])
 def test_missing_points_change_no_bit(name, gradient):
     frames = np.random.default_rng(2).standard_normal(SHAPE, np.float32)

@@ -333,6 +333,7 @@ def test_a_save_that_fails_last_is_not_forgotten(tmp_path, saved, monkeypatch, c
     assert names(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_killed_while_the_manifest_is_being_written_a_run_resumes_from_the_one_before(
     tmp_path, reference, server
 ):

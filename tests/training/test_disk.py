@@ -65,6 +65,7 @@ def assert_refused(done, workdir, view, reason):
     manifest.verify(folder(view) / "4")
 
 
+@pytest.mark.slow
 def test_a_full_disk(small_disk, expected):
     """One checkpoint of 1.3 MB fits, two do not. With more space the same command ends with the same bits."""
     server, prefix, place, view = small_disk
@@ -90,6 +91,7 @@ def test_a_read_only_work_directory(small_disk):
         assert status == 1 and "steps done" not in printed
 
 
+@pytest.mark.slow
 def test_a_limit_on_the_size_of_files(tmp_path, expected, server):
     """Every file over 128 KiB is refused after the first checkpoint, as a quota would."""
     assert_refused(trained(server, tmp_path, file_limit=1 << 17), tmp_path, tmp_path, "File too large")

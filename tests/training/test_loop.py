@@ -62,6 +62,7 @@ def test_killed_at_20_random_instants_a_run_ends_the_same(tmp_path, server):
     assert last["starts"] == 21 and last["seconds"]["lost"] > 0 and 0 < last["goodput"] < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [7, 8], ids=["between", "where-a-score-is-due"])
 def test_sigterm_saves_and_exits_with_75(tmp_path, server, reference, at):
     """At once: a validation score that is due then is computed by the next start."""
@@ -114,6 +115,7 @@ def test_lines_say_what_was_done(reference):
     assert lines[-1]["loss"] < lines[0]["loss"]
 
 
+@pytest.mark.slow
 def test_an_input_bound_run_says_so_once(tmp_path, capfd):
     toy.train(tmp_path, pause=0.3, steps=9, log_every=3)
     assert capfd.readouterr().err.count("input-bound: devices idled") == 1
@@ -121,6 +123,7 @@ def test_an_input_bound_run_says_so_once(tmp_path, capfd):
     assert last["seconds"]["input"] >= 4 * 0.3
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, reference):
     """The message names step, examples and remedies; from its last good checkpoint the run can resume."""
     with pytest.raises(FloatingPointError) as error:
@@ -139,6 +142,7 @@ def test_bad_steps_are_not_saved_even_at_a_checkpoint(tmp_path):
     assert saved_steps(tmp_path) == [4]
 
 
+@pytest.mark.slow
 def test_some_bad_steps_may_be_skipped(tmp_path):
     """Two in a row pass, three do not."""
     done = toy.train(tmp_path / "two", nan_at=4, nan_steps=2, max_bad_steps=2, **RUN)

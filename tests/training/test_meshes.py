@@ -18,6 +18,8 @@ from dydiff_jax.distributed import mesh as meshes
 from dydiff_jax.models import layers
 from dydiff_jax.training import state
 
+pytestmark = pytest.mark.slow
+
 #: A U-ViT is compiled for every mesh, which takes its time; `test_sharding` and `test_stages` train a toy on them.
 each_mesh = pytest.mark.parametrize(
     "sizes",
@@ -153,7 +155,6 @@ def test_layouts_that_xla_cannot_reach_directly_do_not_occur(sizes):
     assert not [line for line in run(sizes).log if "rematerialization" in line]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(1, 8, 1), (1, 1, 8), (2, 2, 2)])
 def test_a_fresh_state_is_never_whole(sizes):
     """No array of the program that makes it has the shape of a leaf that is split, nor does it need the room."""
@@ -227,7 +228,6 @@ def test_a_convolution_split_over_space_would_be_found(monkeypatch):
         compare(split, whole, 1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("factor", [0.5, 2, 1 + 3e-4])
 def test_the_comparison_finds_one_wrong_leaf(factor):
     """Any leaf whose gradient is off by a factor, and no other."""

@@ -53,6 +53,7 @@ def leg(directory, mesh, steps, after=lambda state: None):
     return losses, saved
 
 
+@pytest.mark.slow
 def test_from_8_devices_to_4_to_1_and_back(tmp_path):
     """Restored bits are those saved, on the new mesh's shardings; losses are those of a run on one device."""
     saved, losses, split = None, [], set()

@@ -51,6 +51,7 @@ def trained(monkeypatch):
     return names
 
 
+@pytest.mark.slow
 def test_a_run_of_two_stages(finished):
     """Checkpoints, lines and events of each; what the second has learnt is not the first."""
     workdir, weights = finished
@@ -62,6 +63,7 @@ def test_a_run_of_two_stages(finished):
     assert lines[3]["loss"] < lines[0]["loss"] and lines[7]["loss"] < lines[4]["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [{"first": 6}, {"second": 6}, {"first": 9, "second": 3}], ids=str)
 def test_killed_in_any_stage_a_run_ends_the_same(tmp_path, server, finished, kills):
     for stage, at in kills.items():
@@ -156,6 +158,7 @@ def second_stage(sizes, steps=3):
     return losses, gradients, jax.device_get(current.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", MESHES, ids=lambda sizes: "x".join(map(str, sizes)))
 def test_with_sharded_frozen_weights_training_does_not_depend_on_the_mesh(on_one_device, sizes):
     losses, gradients, params = second_stage(sizes)
