@@ -46,27 +46,32 @@ def waves(frames=160, side=16):
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory):
-    """A folder of two trajectories, and a run of two steps on it."""
-    root = tmp_path_factory.mktemp("own")
-    path = root / "data"
+    """A folder of two trajectories."""
+    path = tmp_path_factory.mktemp("own") / "data"
     path.mkdir()
     for i in range(2):
         np.save(path / f"wave_{i}.npy", waves())
-    commands.train(own_data(path), root / "run")
-    return root
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(originals):
+    """A run of two steps on them."""
+    commands.train(own_data(originals), originals.parent / "run")
+    return originals.parent / "run"
 
 
 @pytest.fixture
 def data(originals, tmp_path):
     """A copy of the data that a test may spoil."""
-    return shutil.copytree(originals / "data", tmp_path / "data")
+    return shutil.copytree(originals, tmp_path / "data")
 
 
 @pytest.fixture
-def trained(originals, data, tmp_path):
+def trained(run, originals, data, tmp_path):
     """A copy of the run, on the copy of the data."""
-    copy = shutil.copytree(originals / "run", tmp_path / "run")
-    config = (copy / "config.json").read_text().replace(str(originals / "data"), str(data))
+    copy = shutil.copytree(run, tmp_path / "run")
+    config = (copy / "config.json").read_text().replace(str(originals), str(data))
     (copy / "config.json").write_text(config)
     return copy
 
@@ -192,6 +197,7 @@ def test_a_missing_run_beside_is_found_before_training(data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_work_directory_of_another_config_is_refused_with_the_difference(trained, data):
     with pytest.raises(ValueError, match=r"system.process.eta: 0.5 there, 0.9 asked for"):
         commands.train(own_data(data, system__process__eta=0.9), trained)
@@ -199,6 +205,7 @@ def test_a_work_directory_of_another_config_is_refused_with_the_difference(train
         commands.evaluate_run(own_data(data, system__process__eta=0.9), trained)
 
 
+@pytest.mark.slow
 def test_data_that_changed_since_the_run_began_are_refused(trained, data):
     np.save(data / "wave_0.npy", 2 * waves())
     with pytest.raises(ValueError, match="not the data that the run began with"):
@@ -220,6 +227,7 @@ def test_an_evaluation_with_other_options_stands_beside_the_first(trained, data)
     assert not (trained / "eval/step_2-3").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit_is_named_leaf_by_leaf(trained, data):
     config = build.load(own_data(data, networks__denoiser__channels=(16, 32)))
     run = build.build(config, DataCard.read(trained / "statistics.json"))
@@ -240,6 +248,7 @@ CONTEXTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONTEXTS)
 def test_a_bad_forecast_input(name, trained, data, tmp_path):
     frames, message = CONTEXTS[name]

@@ -292,6 +292,7 @@ def test_a_source_that_is_not_what_it_was_is_refused(spoil, message, data, short
         commands.evaluate_run(raw, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_source_without_the_stage_names_what_it_has(data, whole, tmp_path):
     raw = config("corrected", data, SHORT, stages={"correction": {"source": str(whole("dummy"))}})
     with pytest.raises(FileNotFoundError, match=r"stage correction: .* found those of \['step'\]"):

@@ -90,6 +90,7 @@ def test_memory_is_the_sum_of_the_shards(plans, mesh):
     assert program["peak"] > program["state"] + program["batch"] + program["temporaries"]
 
 
+@pytest.mark.slow
 def test_data_parallel_gradients_are_reduced_once(plans):
     """4 bytes for each parameter, and the loss and norm."""
     found = plans(mesh__data=8, mesh__fsdp=1, mesh__tensor=1)
@@ -103,6 +104,7 @@ def test_data_parallel_flops_are_the_share_of_the_model(plans):
     assert found["programs"]["CPU"]["flops"] * 8 == found["model_flops"]
 
 
+@pytest.mark.slow
 def test_fully_sharded_weights_are_gathered(plans):
     """Each split kernel at least once a step, and no more than in both passes; over fsdp alone."""
     found = plans(mesh__data=2, mesh__fsdp=4, mesh__tensor=1)

@@ -14,6 +14,8 @@ from dydiff_jax.diffusion.rolling import Rolling
 from dydiff_jax.diffusion.rolling_dynamical import RollingDynamical
 from dydiff_jax.diffusion.rollout import Rollout
 
+pytestmark = pytest.mark.slow
+
 P, K, ETA, FRAMES = 2, 4, 0.5, 30
 
 
@@ -44,7 +46,6 @@ def stationary(rollout, frames):
 ROLLING, BOTH = Rolling(Cosine(), P, K), RollingDynamical(Cosine(), P, K, eta=ETA)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("process", "method", "steps", "bound", "lowest", "highest"),
     [
@@ -97,7 +98,6 @@ def test_innovation_variance_agrees_with_an_independent_simulation(
     np.testing.assert_allclose(found, innovation, rtol=0.006)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("cls", [Rolling, RollingDynamical])
 def test_the_law_depends_neither_on_the_prediction_nor_after_a_while_on_the_start(cls, x64):
     laws = [
@@ -171,7 +171,6 @@ class Forgetful(Rollout):
         return carry._replace(state=carry.state._replace(levels=levels._replace(t=0 * levels.t)))
 
 
-@pytest.mark.slow
 def test_independent_noise_on_entering_frames_is_wrong_however_many_steps(x64):
     wrong = IndependentEntry(Cosine(), P, K, eta=ETA)
     errors = [error(wrong, "ddim", steps) for steps in (16, 64)]
@@ -179,14 +178,12 @@ def test_independent_noise_on_entering_frames_is_wrong_however_many_steps(x64):
     assert error(BOTH, "ddim", 64) < 0.014
 
 
-@pytest.mark.slow
 def test_without_the_residual_variance_a_rollout_stays_wrong(x64):
     wrong = [error(BOTH, "dpmpp_2m", steps, exact_residual=False) for steps in (16, 64)]
     assert min(wrong) > 0.06
     assert error(BOTH, "dpmpp_2m", 64) < 0.003
 
 
-@pytest.mark.slow
 def test_uncapped_churn_converges_slowly_if_at_all(x64):
     right, wrong = (
         [error(cls(Cosine(), P, 2, eta=ETA), "ancestral", steps, 6) for steps in (16, 64)]

@@ -61,6 +61,7 @@ def test_parameter_count_of_one_block_by_hand():
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == block
 
 
+@pytest.mark.slow
 def test_a_new_network_returns_zero_and_so_does_each_residual_branch():
     z, logsnr = inputs(1, 1, 8, 8)
     out, params = jax.jit(network(**TWO_LEVELS).init_with_output)(jax.random.key(0), z, logsnr)
@@ -160,6 +161,7 @@ def test_bfloat16_is_close_to_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves(init(half, Z, LOGSNR))} == {np.dtype("float32")}
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_at_infinite_log_snr(params):
     ends = jnp.array([[jnp.inf, jnp.inf, 0.0, -jnp.inf], [-jnp.inf] * 4])
     value, gradient = loss_and_gradient(MODEL)(params, Z, ends)

@@ -93,6 +93,7 @@ def test_a_stage_reads_its_frames_of_the_window_and_no_others(frames, possible, 
 # What is drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dyffusion", "dropout", "perturbation"])
 def test_a_member_is_the_same_whatever_chunk_it_is_drawn_in(method, data):
     """Dropout and noise are drawn from the key of a row; a convolution of another batch rounds in another order."""

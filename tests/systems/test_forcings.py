@@ -14,6 +14,8 @@ from dydiff_jax.models.network import MODELS, Model, NetworkOptions
 from dydiff_jax.runs import commands
 from dydiff_jax.types import DataSpec
 
+pytestmark = pytest.mark.slow
+
 #: Of the recursion x_{t+1} = A x_t + forcing_{t+1}.
 A = 0.8
 CONTEXT, FORECAST, HORIZON = 1, 2, 5
@@ -145,7 +147,6 @@ def learnt(tmp_path_factory):
     return folders
 
 
-@pytest.mark.slow
 def test_a_network_learns_from_forcings_and_not_from_shuffled_ones(learnt):
     found = {
         shuffled: json.loads((folder / "metrics.json").read_text())["scores"]["regression"]["rmse"]["mean"]
@@ -170,7 +171,6 @@ def test_a_forecast_from_a_file_obeys_the_recursion_at_every_lead(learnt, tmp_pa
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["standard", "rolling", "regression"])
 def test_the_forcing_that_led_to_a_frame_arrives_with_it(method, tmp_path):
     """In the evaluation and from a file, for a horizon of several windows: the network gives it back."""

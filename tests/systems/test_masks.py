@@ -71,6 +71,7 @@ def test_missing_points_change_no_bit(name, gradient):
         assert bits(gradient(np.where(observed, frames, np.float32(value)), observed)) == bits(first), value
 
 
+@pytest.mark.slow
 def test_observed_points_count(gradient):
     """Moving one that is known, and hiding one, does change the loss."""
     frames = np.random.default_rng(2).standard_normal(SHAPE, np.float32)

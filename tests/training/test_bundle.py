@@ -15,7 +15,7 @@ from dydiff_jax.distributed import mesh as meshes
 from dydiff_jax.training import bad_step, loop, state
 from dydiff_jax.training.checkpoints import manager as checkpoints
 
-pytestmark = pytest.mark.usefixtures("compilation_cache")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compilation_cache")]
 RUN = {"steps": 40, "checkpoint_every": 9}
 MESHES = {"one": meshes.MeshOptions(data=1), "eight": meshes.MeshOptions(data=2, fsdp=2, tensor=2)}
 
@@ -36,7 +36,6 @@ def poisoned(tmp_path_factory, cache_directory):
     return workdirs
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", MESHES)
 def test_the_bundle_holds_the_state_before_the_step(poisoned, name):
     """Bit for bit, though the loop had started the next step, whose batch is whole, when it noticed."""
@@ -84,7 +83,6 @@ def test_a_step_is_repeated_with_its_own_noise(tmp_path, poisoned):
     assert len(lines) == 1 and float(lines[0].removeprefix("loss: ")) == pytest.approx(logged[9], rel=1e-6)
 
 
-@pytest.mark.slow
 def test_repeating_tells_a_whole_batch_from_a_broken_model(tmp_path):
     """The logarithm of a parameter that has turned negative, at the step at which it does; of a second stage.
 

@@ -76,6 +76,7 @@ def test_a_full_disk(small_disk, expected):
     assert (status, printed.split()[-1]) == (0, expected), printed
 
 
+@pytest.mark.slow
 def test_a_read_only_work_directory(small_disk):
     """Refused before any step, whether there are checkpoints or not."""
     server, prefix, place, view = small_disk

@@ -372,6 +372,7 @@ def test_the_identity_is_that_of_the_files(source, tmp_path):
 # Reading a run, and beginning from given weights
 
 
+@pytest.mark.slow
 def test_the_weights_of_a_run_are_read_without_training(tmp_path, source, finished):
     made, mesh = toy.two_stages(**RUN), toy.session(source).mesh
     weights, step = stages.load_stages(made, mesh, source, toy.SECTIONS)
