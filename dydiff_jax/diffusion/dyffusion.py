@@ -187,7 +187,6 @@ class WalkSampler:
         of h frames, or of every "rollout".
       last: the last frame: x_h' ("forecast", as released) or x - I(x_0, x_h', i) + x_h' ("cold", as in the paper).
       refine: makes the frames before h anew, I(x_0, x_h, i) with the last x_h.
-      substeps: frames for each frame of the data, those between made by I.
 
     Raises:
       ValueError: options that do not belong together.
@@ -201,7 +200,6 @@ class WalkSampler:
     draws: Literal["call", "step", "block", "rollout"] = "call"
     last: Literal["forecast", "cold"] = "forecast"
     refine: bool = False
-    substeps: int = 1
 
     def __post_init__(self) -> None:
         counted = self.grid in ("front", "thin", "first", "power")
@@ -221,8 +219,6 @@ class WalkSampler:
             )
         if self.rounded and self.grid != "front":
             raise ValueError(f"rounded: belongs to the grid 'front', found it with {self.grid!r}")
-        if self.substeps < 1:
-            raise ValueError(f"substeps: expected 1 or more, found {self.substeps}")
         if self.name == "naive" and self.draws == "step":
             raise ValueError(
                 "draws: a naive step has one draw already; expected 'call', 'block' or 'rollout', found 'step'"
@@ -320,14 +316,14 @@ def sample(
       x0: the last known frame.
       leads: the schedule.
       sampler: the walk.
-      wanted: leads of the frames that are returned, in (0, h]; those of the data, and of ``substeps`` between, if None.
+      wanted: leads of the frames that are returned, in (0, h]; 1 ... h if None. I makes those between the steps.
       first_draw: number of the first draw of I.
     """
     h = leads.horizon
     numbers = sampler.numbers(leads)
     at = leads.lead(numbers)
     if wanted is None:
-        wanted = np.arange(1, h * sampler.substeps + 1) / sampler.substeps
+        wanted = range(1, h + 1)
     met = {lead: index for index, lead in enumerate(at[1:])}
     again = [lead for lead in wanted if lead < h and (sampler.refine or lead not in met)]
     draws = _draws(sampler, len(numbers), len(again))

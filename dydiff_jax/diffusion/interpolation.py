@@ -8,13 +8,13 @@ import dataclasses
 from collections.abc import Callable
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from dydiff_jax.diffusion.dyffusion import Field, brownian_snr_ratio
 from dydiff_jax.diffusion.losses import mean_error
 from dydiff_jax.diffusion.process import white_noise
+from dydiff_jax.diffusion.sampler import fold
 from dydiff_jax.types import Array, Keys
 
 #: (x0, xh, lead [b] or a scalar, keys or None, noise or None) to two frames, of which some read one.
@@ -152,11 +152,6 @@ class Bound:
 
     def snr_ratio(self, lead: Array | float, later: Array | float) -> Array | float:
         return brownian_snr_ratio(lead, later, self.horizon)
-
-
-def fold(keys: Keys, number: Array | int) -> Keys:
-    """A key of its own for each number."""
-    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
 def _mean(error: Field, observed: Bool[Array, "..."] | None) -> Float[Array, ""]:

@@ -212,7 +212,7 @@ def integrate(
     return jax.lax.scan(step, state, steps)[0]
 
 
-def fold(keys: Keys, number: Array) -> Keys:
+def fold(keys: Keys, number: Array | int) -> Keys:
     """A key for each example that depends on a number too."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 

@@ -7,43 +7,21 @@ The baselines "dropout" and "perturbation" of DYffusion (Ruehling Cachay et al. 
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from dydiff_jax.codecs import Scale
 from dydiff_jax.config import ConfigError, defaults, strict
-from dydiff_jax.diffusion.interpolation import fold
 from dydiff_jax.diffusion.losses import mean_error
 from dydiff_jax.diffusion.process import white_noise
+from dydiff_jax.diffusion.sampler import fold
 from dydiff_jax.system import SYSTEMS, Entry, Parts, Recipe, Rule, Stage, Weights, Window
-from dydiff_jax.systems.windows import FrameNetwork, place_rows, row_keys
+from dydiff_jax.systems.windows import BlockCarry, ContextAnd, FrameNetwork, place_rows, row_keys
 from dydiff_jax.types import Array, Batch, Frames, Keys, Params
 
 #: Role of the network, and name of the training stage.
 FORECASTER = "forecaster"
-
-
-@dataclasses.dataclass(frozen=True)
-class OneLead:
-    """The context and a frame at a lead i ~ U{1 ... h}.
-
-    Attributes:
-      num_context: p.
-      horizon: h.
-    """
-
-    num_context: int
-    horizon: int
-
-    @property
-    def count(self) -> int:
-        return self.num_context + 1
-
-    def __call__(self, rng: np.random.Generator) -> Sequence[int]:
-        return (*range(self.num_context), self.num_context - 1 + int(rng.integers(1, self.horizon + 1)))
 
 
 def predict(
@@ -93,20 +71,6 @@ class AnyLead:
         return mean_error(error, jnp.ones(error.shape[:2], bool), observed)[0], {}
 
 
-class Carry(NamedTuple):
-    """What goes from one block to the next.
-
-    Attributes:
-      context: [b, p, *s], the last frames of (context, forecast) in model space.
-      blocks: [], blocks done.
-      scale: of the codec, fitted on the first context.
-    """
-
-    context: Array
-    blocks: Array
-    scale: Scale
-
-
 @dataclasses.dataclass(frozen=True)
 class Direct:
     """A network of the lead, trained in one stage; it is system and forecaster in one.
@@ -138,7 +102,7 @@ class Direct:
         window = self.network.window
         needs = tuple(stage.name for stage in self.network.codec.stages)
         objective = AnyLead(self.network, self.options.loss)
-        frames = OneLead(window.num_context, window.num_forecast)
+        frames = ContextAnd(window.num_context, drawn=(1, window.num_forecast))
         return [
             Stage(FORECASTER, objective, self.recipe, needs, ("system", f"networks.{FORECASTER}"), frames)
         ]
@@ -151,14 +115,12 @@ class Direct:
         """Itself."""
         return self
 
-    def begin(self, weights: Weights, keys: Keys, batch: Batch) -> Carry:
-        known = slice(self.network.window.num_context)
-        observed = None if batch.observed is None else batch.observed[:, known]
-        batch = batch._replace(frames=batch.frames[:, known], observed=observed)
-        scale = self.network.codec.fit(weights, batch.frames, observed)
-        return place_rows(Carry(self.network.encode(weights, batch), jnp.zeros((), jnp.int32), scale))
+    def begin(self, weights: Weights, keys: Keys, batch: Batch) -> BlockCarry:
+        return self.network.begin(weights, batch)
 
-    def advance(self, weights: Weights, keys: Keys, batch: Batch, carry: Carry) -> tuple[Carry, Frames]:
+    def advance(
+        self, weights: Weights, keys: Keys, batch: Batch, carry: BlockCarry
+    ) -> tuple[BlockCarry, Frames]:
         context, keys = carry.context, fold(keys, carry.blocks)
         context = self.options.disturb(keys, context)
 
@@ -170,7 +132,7 @@ class Direct:
 
         x = jnp.moveaxis(jax.lax.map(at, jnp.arange(1, self.block + 1)), 0, 1)
         context = jnp.concatenate([carry.context, x], axis=1)[:, -context.shape[1] :]
-        carry = place_rows(Carry(context, carry.blocks + 1, carry.scale))
+        carry = place_rows(BlockCarry(context, carry.blocks + 1, carry.scale))
         return carry, self.network.codec.decode(weights, x, carry.scale)
 
 

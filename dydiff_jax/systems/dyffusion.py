@@ -5,14 +5,12 @@ Its equations are in `diffusion.dyffusion`.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from dydiff_jax.codecs import Scale
-from dydiff_jax.config import ConfigError, check_sections, defaults, named, strict, within
+from dydiff_jax.config import ConfigError, check_sections, convert, defaults, named, strict, within
 from dydiff_jax.diffusion import interpolation
 from dydiff_jax.diffusion.dyffusion import (
     DYffusion,
@@ -24,36 +22,16 @@ from dydiff_jax.diffusion.dyffusion import (
     dyffusion_loss,
     sample,
 )
-from dydiff_jax.diffusion.interpolation import Bound, fold
+from dydiff_jax.diffusion.interpolation import Bound
 from dydiff_jax.diffusion.process import white_noise
+from dydiff_jax.diffusion.sampler import fold
 from dydiff_jax.system import SYSTEMS, Entry, Parts, Recipe, Rule, Stage, Weights, Window
-from dydiff_jax.systems.interpolation import INTERPOLATOR, Between, Interpolation, bind, frames_seen
-from dydiff_jax.systems.windows import FrameNetwork, place_rows, row_keys
+from dydiff_jax.systems.interpolation import INTERPOLATOR, Interpolation, bind, frames_seen
+from dydiff_jax.systems.windows import BlockCarry, ContextAnd, FrameNetwork, place_rows, row_keys
 from dydiff_jax.types import Array, Batch, Frames, Keys, Params
 
 #: Role of the network, and name of the training stage.
 FORECASTER = "forecaster"
-
-
-@dataclasses.dataclass(frozen=True)
-class Ends:
-    """The context and the last frame of a window.
-
-    Attributes:
-      num_context: p.
-      horizon: h.
-    """
-
-    num_context: int
-    horizon: int
-
-    @property
-    def count(self) -> int:
-        return self.num_context + 1
-
-    def __call__(self, rng: np.random.Generator) -> Sequence[int]:
-        del rng
-        return (*range(self.num_context), self.num_context - 1 + self.horizon)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,20 +114,6 @@ class Forecasting:
         )
 
 
-class Carry(NamedTuple):
-    """What goes from one block to the next.
-
-    Attributes:
-      context: [b, p, *s], the last frames of (context, forecast) in model space.
-      blocks: [], blocks done.
-      scale: of the codec, fitted on the first context.
-    """
-
-    context: Array
-    blocks: Array
-    scale: Scale
-
-
 @dataclasses.dataclass(frozen=True)
 class Walk:
     """A block of h frames for each walk from x_0 to x_h; the next begins with the frames of this one.
@@ -177,15 +141,12 @@ class Walk:
     def nfe_per_frame(self) -> float:
         return sum(self.sampler.calls(self.functions.process.leads)) / self.block
 
-    def begin(self, weights: Weights, keys: Keys, batch: Batch) -> Carry:
-        codec, known = self.functions.forecaster.codec, slice(self.functions.forecaster.window.num_context)
-        observed = None if batch.observed is None else batch.observed[:, known]
-        batch = batch._replace(frames=batch.frames[:, known], observed=observed)
-        scale = codec.fit(weights, batch.frames, observed)
-        context = self.functions.forecaster.encode(weights, batch)
-        return place_rows(Carry(context, jnp.zeros((), jnp.int32), scale))
+    def begin(self, weights: Weights, keys: Keys, batch: Batch) -> BlockCarry:
+        return self.functions.forecaster.begin(weights, batch)
 
-    def advance(self, weights: Weights, keys: Keys, batch: Batch, carry: Carry) -> tuple[Carry, Frames]:
+    def advance(
+        self, weights: Weights, keys: Keys, batch: Batch, carry: BlockCarry
+    ) -> tuple[BlockCarry, Frames]:
         context, leads = carry.context, self.functions.process.leads
         draws, noise = (fold(keys, number) for number in (0, 1))
         interpolator = self.functions.interpolate(weights[INTERPOLATOR], context, batch.static, draws)
@@ -195,7 +156,7 @@ class Walk:
         first = carry.blocks * self.sampler.draws_of_block(leads)
         path = sample(forecast, interpolator, context[:, -1], leads, self.sampler, first_draw=first)
         context = jnp.concatenate([context, path.frames], axis=1)[:, -context.shape[1] :]
-        carry = place_rows(Carry(context, carry.blocks + 1, carry.scale))
+        carry = place_rows(BlockCarry(context, carry.blocks + 1, carry.scale))
         codec = self.functions.forecaster.codec
         return carry, codec.decode(weights, path.frames, carry.scale)
 
@@ -217,7 +178,7 @@ class DYffusionSystem:
     def stages(self) -> Sequence[Stage]:
         """The interpolator and the forecaster."""
         window = self.functions.forecaster.window
-        shape = (window.num_context, window.num_forecast)
+        p, h = window.num_context, window.num_forecast
         codec = tuple(stage.name for stage in self.functions.forecaster.codec.stages)
         first = Stage(
             INTERPOLATOR,
@@ -225,7 +186,7 @@ class DYffusionSystem:
             self.recipes[INTERPOLATOR],
             codec,
             ("system.interpolator", f"networks.{INTERPOLATOR}"),
-            Between(*shape),
+            ContextAnd(p, drawn=(1, h - 1), fixed=(h,)),
         )
         reads = ("system", f"networks.{FORECASTER}")
         second = Stage(
@@ -234,7 +195,7 @@ class DYffusionSystem:
             self.recipes[FORECASTER],
             (*codec, INTERPOLATOR),
             reads,
-            Ends(*shape),
+            ContextAnd(p, fixed=(h,)),
         )
         return [first, second]
 
@@ -245,11 +206,6 @@ class DYffusionSystem:
     def forecaster(self) -> Walk:
         """The walk."""
         return Walk(self.functions, self.sampler)
-
-
-@dataclasses.dataclass(frozen=True)
-class InterpolatorOptions:
-    """``config.system.interpolator`` beside its name: nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,7 +251,10 @@ class DYffusionOptions:
         kind = named(interpolation.INTERPOLATORS, section["interpolator"], f"{path}.interpolator")
         sampler = strict(WalkSampler, section["sampler"], f"{path}.sampler")
         within(f"{path}.sampler", lambda: sampler.check(leads, kind.has_moments))
-        return cls(process, kind, float(section["degrade"]), sampler)
+        degrade = convert(section["degrade"], float, f"{path}.degrade")
+        if degrade < 0:
+            raise ConfigError(f"{path}.degrade: expected 0 or more, found {degrade}")
+        return cls(process, kind, degrade, sampler)
 
     def build(self, parts: Parts) -> DYffusionSystem:
         """The system.

@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax
-import numpy as np
 
 from dydiff_jax.diffusion import interpolation
 from dydiff_jax.system import Rule, Weights
@@ -16,27 +15,6 @@ from dydiff_jax.types import Array, Batch, Keys, Params
 
 #: Role of the network, and name of the training stage.
 INTERPOLATOR = "interpolator"
-
-
-@dataclasses.dataclass(frozen=True)
-class Between:
-    """The context, a frame at a lead i ~ U{1 ... h - 1}, and the last frame of a window.
-
-    Attributes:
-      num_context: p.
-      horizon: h.
-    """
-
-    num_context: int
-    horizon: int
-
-    @property
-    def count(self) -> int:
-        return self.num_context + 2
-
-    def __call__(self, rng: np.random.Generator) -> Sequence[int]:
-        last = self.num_context - 1
-        return (*range(self.num_context), last + int(rng.integers(1, self.horizon)), last + self.horizon)
 
 
 def frames_seen(kind: interpolation.Deterministic, num_context: int) -> int:

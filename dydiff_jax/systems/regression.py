@@ -2,16 +2,15 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from dydiff_jax.codecs import Scale
 from dydiff_jax.config import ConfigError, check_sections
 from dydiff_jax.diffusion.losses import mean_error
 from dydiff_jax.system import SYSTEMS, Entry, Parts, Recipe, Rule, Stage, Weights, Window
-from dydiff_jax.systems.windows import WindowNetwork, place_rows, row_keys
+from dydiff_jax.systems.windows import BlockCarry, WindowNetwork, place_rows, row_keys
 from dydiff_jax.types import Array, Batch, Denoiser, Frames, Keys, Params, over_frames
 
 #: Role of the network, that of the diffusion systems, which it is compared with; and name of the stage.
@@ -60,20 +59,6 @@ class SquaredError:
         return mean_error(error, active, batch.observed)[0], {}
 
 
-class Carry(NamedTuple):
-    """What goes from one block to the next.
-
-    Attributes:
-      context: [b, p, *s], the last frames of (context, forecast) in model space.
-      blocks: [], blocks done.
-      scale: of the codec, fitted on the first context.
-    """
-
-    context: Array
-    blocks: Array
-    scale: Scale
-
-
 @dataclasses.dataclass(frozen=True)
 class RegressionForecaster:
     """One evaluation for each block of k frames, and a single member.
@@ -99,19 +84,21 @@ class RegressionForecaster:
     def nfe_per_frame(self) -> float:
         return 1
 
-    def begin(self, weights: Weights, keys: Keys, batch: Batch) -> Carry:
+    def begin(self, weights: Weights, keys: Keys, batch: Batch) -> BlockCarry:
         scale = self.network.scale(weights, batch)
         context = self.network.context(weights, batch, scale)
-        return place_rows(Carry(context, jnp.zeros((), jnp.int32), scale))
+        return place_rows(BlockCarry(context, jnp.zeros((), jnp.int32), scale))
 
-    def advance(self, weights: Weights, keys: Keys, batch: Batch, carry: Carry) -> tuple[Carry, Frames]:
+    def advance(
+        self, weights: Weights, keys: Keys, batch: Batch, carry: BlockCarry
+    ) -> tuple[BlockCarry, Frames]:
         conditions = self.network.conditions(carry.context, batch, carry.blocks * self.block)
         denoise = self.network.bind(weights[DENOISER], conditions)
         room = jnp.zeros((len(carry.context), self.block, *carry.context.shape[2:]), carry.context.dtype)
         window = jnp.concatenate([carry.context, room], axis=1)
         x = regress(denoise, window, carry.context.shape[1])[:, -self.block :]
         context = jnp.concatenate([carry.context, x], axis=1)[:, self.block :]
-        carry = place_rows(Carry(context, carry.blocks + 1, carry.scale))
+        carry = place_rows(BlockCarry(context, carry.blocks + 1, carry.scale))
         return carry, self.network.codec.decode(weights, x, carry.scale)
 
 

@@ -3,9 +3,11 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dydiff_jax.codecs import Codec, Scale
 from dydiff_jax.diffusion.losses import fill
@@ -79,6 +81,46 @@ class WindowNetwork:
 
 
 @dataclasses.dataclass(frozen=True)
+class ContextAnd:
+    """`system.FramesRead`: the context, a frame at a random lead, and frames at fixed leads.
+
+    Attributes:
+      num_context: p.
+      drawn: (a, b): one lead i ~ U{a ... b}, before the fixed ones; None: none.
+      fixed: leads.
+    """
+
+    num_context: int
+    drawn: tuple[int, int] | None = None
+    fixed: tuple[int, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """Frames of an example."""
+        return self.num_context + (self.drawn is not None) + len(self.fixed)
+
+    def __call__(self, rng: np.random.Generator) -> Sequence[int]:
+        """Their numbers in the window."""
+        drawn = () if self.drawn is None else (int(rng.integers(*self.drawn, endpoint=True)),)
+        leads = (self.num_context - 1 + lead for lead in (*drawn, *self.fixed))
+        return (*range(self.num_context), *leads)
+
+
+class BlockCarry(NamedTuple):
+    """What goes from one block of a forecast to the next.
+
+    Attributes:
+      context: [b, p, *s], the last frames of (context, forecast) in model space.
+      blocks: [], blocks done.
+      scale: of the codec, fitted on the first context.
+    """
+
+    context: Array
+    blocks: Array
+    scale: Scale
+
+
+@dataclasses.dataclass(frozen=True)
 class FrameNetwork:
     """A network of some frames of a window that share one time, with what stands between it and a batch.
 
@@ -127,6 +169,14 @@ class FrameNetwork:
         observed = None if batch.observed is None else batch.observed[:, known]
         scale = self.codec.fit(weights, batch.frames[:, known], observed)
         return fill(self.codec.encode(weights, batch.frames, scale), batch.observed)
+
+    def begin(self, weights: Weights, batch: Batch) -> BlockCarry:
+        """Before the first block: the context in model space and its scale."""
+        known = slice(self.window.num_context)
+        observed = None if batch.observed is None else batch.observed[:, known]
+        batch = batch._replace(frames=batch.frames[:, known], observed=observed)
+        scale = self.codec.fit(weights, batch.frames, observed)
+        return place_rows(BlockCarry(self.encode(weights, batch), jnp.zeros((), jnp.int32), scale))
 
 
 def row_keys(key: jax.Array, like: Array) -> Keys:

@@ -82,11 +82,11 @@ class Recorder(Plain):
         return x0 + lead
 
 
-def walk(leads=PLAIN, first_draw=0, **options):
+def walk(leads=PLAIN, first_draw=0, wanted=None, **options):
     recorder = Recorder()
     with jax.disable_jit():
         path = sample(
-            recorder.forecast, recorder, jnp.zeros((1, 2)), leads, WalkSampler(**options), None, first_draw
+            recorder.forecast, recorder, jnp.zeros((1, 2)), leads, WalkSampler(**options), wanted, first_draw
         )
     return recorder.calls, path
 
@@ -139,7 +139,7 @@ def test_frames_made_anew_and_between_frames_come_last_in_the_order_of_their_lea
     calls, path = walk(refine=True)
     assert calls[-3:] == [("I", 5, 1), ("I", 6, 2), ("I", 7, 3)]
     np.testing.assert_array_equal(path.frames[0, :, 0], [1, 2, 3, path.last[0, 0]])
-    calls, path = walk(substeps=2)
+    calls, path = walk(wanted=np.arange(1, 2 * H + 1) / 2)
     assert calls[-4:] == [("I", 5, 0.5), ("I", 6, 1.5), ("I", 7, 2.5), ("I", 8, 3.5)]
     np.testing.assert_array_equal(path.frames[0, :-1, 0], np.arange(1, 8) / 2)
     np.testing.assert_array_equal(path.frames[0, 1::2], walk()[1].frames[0])
@@ -300,7 +300,6 @@ def test_what_the_forecaster_sees_of_its_step(time, expected, longest):
         (lambda: WalkSampler(grid="front", count=0.5), "count: expected a whole number"),
         (lambda: WalkSampler(rounded=True), "rounded: belongs to the grid 'front'"),
         (lambda: WalkSampler(power=2.0), "power: expected a positive number, and 1 but"),
-        (lambda: WalkSampler(substeps=0), "substeps: expected 1 or more"),
         (lambda: WalkSampler("naive", draws="step"), "draws: a naive step has one draw"),
         (lambda: WalkSampler("heun", last="cold"), "heun: expected draws='step'"),
         (lambda: WalkSampler("heun", draws="step"), "heun: .*found draws='step' and last='forecast'"),

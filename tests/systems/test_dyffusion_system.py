@@ -14,9 +14,6 @@ from dydiff_jax.diffusion.interpolation import INTERPOLATORS
 from dydiff_jax.distributed.mesh import make_mesh
 from dydiff_jax.evaluation.forecast import Ensemble, gather
 from dydiff_jax.runs import commands, scoring
-from dydiff_jax.systems.direct import OneLead
-from dydiff_jax.systems.dyffusion import Ends
-from dydiff_jax.systems.interpolation import Between
 from dydiff_jax.types import Batch
 
 A, H = 0.9, 4
@@ -71,12 +68,13 @@ def trained_weights(run, seed=0):
 
 
 @pytest.mark.parametrize(
-    "frames, possible",
-    [(Between(2, H), range(2, 1 + H)), (Ends(2, H), [1 + H]), (OneLead(2, H), range(2, 2 + H))],
+    "method, stage, possible",
+    [("dyffusion", 0, range(2, 1 + H)), ("dyffusion", 1, [1 + H]), ("dropout", 0, range(2, 2 + H))],
     ids=["interpolator", "forecaster", "direct"],
 )
-def test_a_stage_reads_its_frames_of_the_window_and_no_others(frames, possible, data):
-    windows = commands.open_data(build.load(config(data, "dyffusion", window__num_context=2))).train
+def test_a_stage_reads_its_frames_of_the_window_and_no_others(method, stage, possible, data):
+    raw = config(data, method, window__num_context=2)
+    windows, frames = commands.open_data(build.load(raw)).train, built(raw).stages[stage].frames
     whole, some = TrainBatches(windows, 32, seed=3), TrainBatches(windows, 32, seed=3, frames=frames)
     seen = set()
     for step in range(4):
@@ -176,7 +174,7 @@ def test_both_stages_through_the_commands_and_again(data, tmp_path):
         ("dropout", dict(networks__forecaster__dropout=0.0), "forecaster.dropout: expected a rate above 0"),
         ("dyffusion", dict(system__sampler__name="ancestral"), "sampler.name: 'ancestral' needs an interpolator"),
         ("dyffusion", dict(system__leads__factor=2), "leads.factor: belongs to the schedules"),
-        ("dyffusion", dict(system__sampler__substeps=0), "sampler.substeps: expected 1 or more"),
+        ("dyffusion", dict(system__degrade=-1.0), "system.degrade: expected 0 or more"),
         ("perturbation", dict(system__scale=0.0), "system.scale: expected a standard deviation above 0"),
     ],
 )  # fmt: skip
