@@ -84,7 +84,7 @@ def compare(
       FloatingPointError: runs diverged; the report of the others is written.
     """
     for run in planned.runs:
-        if run.trains and (run.directory / "config.json").exists():
+        if run.trains and collectives.on_main((run.directory / "config.json").exists):
             run_directory.create_or_verify(run.directory, plain(run.raw))
     notes = [f"`{key}` applies to {', '.join(methods)} alone." for key, methods in planned.partial.items()]
     series = _Series(len(planned.searched) + planned.num_tested)

@@ -1,6 +1,6 @@
 """The command line: ``python -m dydiff_jax.main --config=configs/turbulence.py --workdir=DIR``.
 
-Kept short on purpose: what it starts is in ``runs.py``, where tests and notebooks can import it.
+Kept short on purpose: what it starts is in ``runs.commands``, where tests and notebooks can import it.
 """
 
 import pathlib

@@ -3,8 +3,6 @@
 import json
 import pathlib
 import shutil
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -17,7 +15,7 @@ from dydiff_jax.distributed.mesh import make_mesh
 from dydiff_jax.evaluation import context_file
 from dydiff_jax.runs import commands, scoring
 from dydiff_jax.types import DataSpec
-from tests import small
+from tests import cli, small
 
 ROOT = pathlib.Path(__file__).parents[1]
 SPEC = DataSpec((16, 16, 2), ("u", "v"), "m/s", 1.0, "s")
@@ -98,10 +96,7 @@ def test_own_data_train_with_three_lines(trained):
 )
 def test_the_command_line_says_what_is_wrong(arguments, message, tmp_path):
     started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "dydiff_jax.main", f"--workdir={tmp_path}/run", *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    done = cli.run(["dydiff_jax.main", f"--workdir={tmp_path}/run", *arguments], timeout=120)
     assert done.returncode != 0
     assert message in done.stderr + done.stdout
     assert time.monotonic() - started < 60

@@ -5,8 +5,6 @@ import os
 import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -17,7 +15,7 @@ from dydiff_jax.comparison import results, schedule
 from dydiff_jax.evaluation import scores as scoring
 from dydiff_jax.metrics import Diverged
 from dydiff_jax.runs import commands
-from tests import finished, small
+from tests import cli, finished, small
 
 #: By split and network evaluations a frame, the distance from the truth of forecasts that are made up.
 ERRORS = {"valid": {6: 0.1, 12: 0.3}, "test": {6: 0.3, 12: 0.1}}
@@ -30,8 +28,7 @@ FILE = str(ROOT / "configs/turbulence.py")
 
 def command(workdir, *arguments):
     return [
-        sys.executable, "-m", "dydiff_jax.compare", "--config=configs/turbulence.py:size=tiny", f"--workdir={workdir}",
-        *arguments,
+        "dydiff_jax.compare", "--config=configs/turbulence.py:size=tiny", f"--workdir={workdir}", *arguments,
     ]  # fmt: skip
 
 
@@ -220,9 +217,7 @@ def test_overrides_are_told_from_other_arguments():
 )
 def test_the_command_line_says_what_is_wrong(arguments, message, tmp_path):
     started = time.monotonic()
-    done = subprocess.run(
-        command(tmp_path / "run", *arguments), cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
+    done = cli.run(command(tmp_path / "run", *arguments), timeout=120)
     assert done.returncode not in (0, 75)
     assert message in done.stderr + done.stdout and "Traceback" not in done.stderr
     assert time.monotonic() - started < 60
@@ -230,10 +225,9 @@ def test_the_command_line_says_what_is_wrong(arguments, message, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """A cache of its own, and one device."""
-    cache = str(tmp_path_factory.mktemp("cache"))
-    return {**os.environ, "DYDIFF_JAX_CACHE": cache, "JAX_NUM_CPU_DEVICES": "1"}
+def environment():
+    """One device."""
+    return {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -255,9 +249,7 @@ def flags(tmp_path_factory):
 def compared(tmp_path_factory, environment, flags):
     """A comparison stopped by SIGTERM once the first point is scored, then run again."""
     home = tmp_path_factory.mktemp("comparison") / "home"
-    stopped = subprocess.Popen(
-        command(home, *flags), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    stopped = cli.Command(command(home, *flags), environment)
     while not (home / "dummy/train.steps=8/seed_0/config.json").exists() and stopped.poll() is None:
         time.sleep(0.02)
     stopped.send_signal(signal.SIGTERM)
@@ -265,9 +257,7 @@ def compared(tmp_path_factory, environment, flags):
     scored = home / "dummy/train.steps=4/seed_0/eval/valid_step_4/metrics.json"
     first = scored.read_bytes()
     assert not (home / "report.html").exists()
-    done = subprocess.run(
-        command(home, *flags), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
-    )
+    done = cli.run(command(home, *flags), environment)
     assert done.returncode == 0, done.stderr[-3000:]
     assert scored.read_bytes() == first
     return home, status, done
@@ -313,9 +303,7 @@ def test_the_same_command_again_trains_nothing_and_writes_the_same_report(compar
     before = [path.read_bytes() for path in files]
     trained = {path: path.stat().st_mtime_ns for path in home.glob("*/*/seed_0/checkpoints/*/*")}
     assert len(trained) >= 6
-    again = subprocess.run(
-        command(home, *flags), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
-    )
+    again = cli.run(command(home, *flags), environment)
     assert again.returncode == 0, again.stderr[-3000:]
     assert [path.read_bytes() for path in files] == before
     assert {path: path.stat().st_mtime_ns for path in home.glob("*/*/seed_0/checkpoints/*/*")} == trained
@@ -329,14 +317,7 @@ def test_the_systems_of_the_package_are_compared(tmp_path, environment):
         evaluation__figures=(), **small.NETWORK,
     )  # fmt: skip
     asked = [*flags, "--methods=standard,rolling,regression", "--seeds=0"]
-    done = subprocess.run(
-        command(tmp_path / "home", *asked),
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = cli.run(command(tmp_path / "home", *asked), environment)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "home/comparison.json").read_text())
     assert [group["label"] for group in found["groups"]] == ["standard", "rolling", "regression"]
@@ -350,8 +331,6 @@ def test_the_systems_of_the_package_are_compared(tmp_path, environment):
 def test_another_config_in_the_same_place_is_refused_with_the_difference(compared, environment, flags):
     home = compared[0]
     other = [*flags, "--config.train.batch_size=2"]
-    done = subprocess.run(
-        command(home, *other), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
-    )
+    done = cli.run(command(home, *other), environment, timeout=120)
     assert done.returncode not in (0, 75)
     assert "train.batch_size: 4 there, 2 asked for" in done.stderr

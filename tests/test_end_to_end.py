@@ -18,7 +18,7 @@ from dydiff_jax.data.card import DataCard
 from dydiff_jax.distributed.mesh import make_mesh
 from dydiff_jax.runs import commands, scoring
 from dydiff_jax.types import Batch
-from tests import small
+from tests import cli, small
 
 pytestmark = pytest.mark.slow
 
@@ -31,40 +31,25 @@ TRAINED = {
 PICTURES = ("forecast.png", "error_over_lead.png", "spectra.png", "rank_histogram.png", "animation.gif")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """A cache of this file's own: the first run is to simulate its flow."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DYDIFF_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-def command(workdir, *arguments, argument="dynamical,size=tiny"):
-    return [
-        sys.executable, "-m", "dydiff_jax.main", f"--config=configs/turbulence.py:{argument}", f"--workdir={workdir}",
-        *arguments,
-    ]  # fmt: skip
-
-
-def environment(optimised=False):
-    """Two devices; ``optimised`` for a run that computes more than it compiles."""
-    flags = os.environ["XLA_FLAGS"]
-    if optimised:
-        flags = flags.replace("optimization_level=0", "optimization_level=1")
-    return {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "XLA_FLAGS": flags}
-
-
-def run(*args, optimised=True):
-    return subprocess.run(
-        command(*args), cwd=ROOT, env=environment(optimised), capture_output=True, text=True, timeout=600
-    )
+def command(workdir, *arguments):
+    config = "configs/turbulence.py:dynamical,size=tiny"
+    return ["dydiff_jax.main", f"--config={config}", f"--workdir={workdir}", *arguments]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A dynamical run through the command line."""
+def environment(tmp_path_factory):
+    """Of a run that computes more than it compiles: two devices, and a cache where its flow is not simulated yet."""
+    flags = os.environ["XLA_FLAGS"].replace("optimization_level=0", "optimization_level=1")
+    cache = str(tmp_path_factory.mktemp("cache"))
+    return {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "XLA_FLAGS": flags, "DYDIFF_JAX_CACHE": cache}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, environment):
+    """A dynamical run through the command line, from the interpreter on."""
     workdir = tmp_path_factory.mktemp("runs") / "dynamical"
-    done = run(workdir, *small.flags(**TRAINED))
+    line = [sys.executable, "-m", *command(workdir, *small.flags(**TRAINED))]
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return workdir, done
 
@@ -117,30 +102,28 @@ def test_every_score_has_its_definition_and_every_picture_is_there(trained):
         assert arrays["truth"].shape == (4, 6, 16, 16, 2) and arrays["context"].shape == (4, 4, 16, 16, 2)
 
 
-def test_the_same_command_again_trains_nothing_and_prints_the_same_table(trained):
+def test_the_same_command_again_trains_nothing_and_prints_the_same_table(trained, environment):
     workdir, done = trained
     before = (workdir / "eval/step_300/metrics.json").stat().st_mtime
-    again = run(workdir, *small.flags(**TRAINED))
+    again = cli.run(command(workdir, *small.flags(**TRAINED)), environment)
     assert again.returncode == 0 and again.stdout == done.stdout
     assert (workdir / "eval/step_300/metrics.json").stat().st_mtime == before
 
 
-def test_forecast_from_a_file(trained, tmp_path):
+def test_forecast_from_a_file(trained, environment, tmp_path):
     workdir, _ = trained
     with np.load(workdir / "eval/step_300/forecasts.npz") as arrays:
         np.savez(tmp_path / "two.npz", frames=arrays["context"][:2])
-    done = run(
-        workdir, *small.flags(**TRAINED), "--mode=forecast", f"--input={tmp_path}/two.npz", "--members=3"
-    )
+    asked = ["--mode=forecast", f"--input={tmp_path}/two.npz", "--members=3"]
+    line = command(workdir, *small.flags(**TRAINED), *asked)
+    done = cli.run(line, environment)
     assert done.returncode == 0, done.stderr[-3000:]
     with np.load(workdir / "forecast/two/forecast.npz") as arrays:
         assert arrays["ensemble"].shape == (3, 2, 6, 16, 16, 2)
         assert np.isfinite(arrays["ensemble"]).all()
     with Image.open(workdir / "forecast/two/animation.gif") as animation:
         assert animation.n_frames == 10
-    again = run(
-        workdir, *small.flags(**TRAINED), "--mode=forecast", f"--input={tmp_path}/two.npz", "--members=3"
-    )
+    again = cli.run(line, environment)
     assert again.returncode != 0 and "is there already" in again.stderr
 
 
@@ -150,16 +133,15 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path):
         train__steps=40, train__checkpoint_every=10, train__log_every=5, optimizer__warmup_steps=5,
         evaluation__windows=4, evaluation__members=2, evaluation__figures=(), **small.NETWORK,
     )  # fmt: skip
-    whole = run(tmp_path / "whole", *flags, optimised=False)
+    two = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
+    whole = cli.run(command(tmp_path / "whole", *flags), two)
     assert whole.returncode == 0, whole.stderr[-3000:]
-    process = subprocess.Popen(
-        command(tmp_path / "killed", *flags), cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL
-    )
+    process = cli.Command(command(tmp_path / "killed", *flags), two)
     while not list((tmp_path / "killed/checkpoints/denoiser").glob("[0-9]*")) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    resumed = run(tmp_path / "killed", *flags, optimised=False)
+    resumed = cli.run(command(tmp_path / "killed", *flags), two)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert same_bits(tmp_path / "whole", tmp_path / "killed")
     assert resumed.stdout.replace(str(tmp_path / "killed"), str(tmp_path / "whole")) == whole.stdout

@@ -2,11 +2,8 @@
 
 import inspect
 import json
-import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import jax
@@ -18,12 +15,11 @@ from dydiff_jax.data.card import DataCard
 from dydiff_jax.distributed.mesh import make_mesh
 from dydiff_jax.runs import commands, scoring
 from dydiff_jax.system import SYSTEMS
-from tests import dummy
+from tests import cli, dummy
 
-ROOT = pathlib.Path(__file__).parents[1]
 #: Enough steps, and checkpoints, that a run can be killed among them; figures take longer than all of them.
 LONG = {
-    "train.steps": 400,
+    "train.steps": 280,
     "train.checkpoint_every": 20,
     "train.log_every": 100,
     "optimizer.learning_rate": 3e-2,
@@ -57,26 +53,26 @@ def config(method, data, changes, **more):
 def command(method, data, workdir, *arguments, changes=LONG):
     flags = [f"--config.{name}={value}" for name, value in changes.items()]
     return [
-        sys.executable, "-m", "dydiff_jax.main", f"--config=tests/dummy.py:{method}", f"--config.data.path={data}",
+        "dydiff_jax.main", f"--config=tests/dummy.py:{method}", f"--config.data.path={data}",
         f"--workdir={workdir}", *flags, *arguments,
     ]  # fmt: skip
 
 
 def run(line):
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = cli.run(line)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
 def kill_in(stage, line, workdir):
     """Start a command and kill it once the stage has saved; the checkpoints that it leaves are not the last."""
-    process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = cli.Command(line)
     folder, end = workdir / "checkpoints" / stage, time.monotonic() + 200
     while not saved(folder) and process.poll() is None and time.monotonic() < end:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert 0 < max(saved(folder)) < 400, "killed among the steps of the stage"
+    assert 0 < max(saved(folder)) < 280, "killed among the steps of the stage"
 
 
 def saved(folder):
@@ -108,7 +104,7 @@ def assert_same_run(found, expected):
     a, b = weights(found), weights(expected)
     assert a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
     assert lines(found) == lines(expected)
-    assert scores(found / "eval/step_400") == scores(expected / "eval/step_400")
+    assert scores(found / "eval/step_280") == scores(expected / "eval/step_280")
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +139,7 @@ def test_it_learns_what_there_is_to_learn(whole):
     """x' = 0.9 x: the kernel is near 0.9 times the identity in model space too, and forecasts beat persistence."""
     kernel = weights(whole("dummy"))["['step']['dense']['kernel']"]
     np.testing.assert_allclose(kernel, 0.9 * np.eye(2), atol=0.1)
-    found = scores(whole("dummy") / "eval/step_400")
+    found = scores(whole("dummy") / "eval/step_280")
     assert found["dummy"]["crps"]["mean"] < found["persistence"]["crps"]["mean"]
     assert len(found["dummy"]["crps"]["per_lead"]) == 5
 
@@ -159,13 +155,13 @@ def test_a_killed_run_resumes_to_the_same_bits_and_is_evaluated_and_forecasts(da
     assert "| dummy |" in printed and "persistence" in printed
     assert_same_run(directory, whole("dummy"))
     assert {"animation.gif", "rank_histogram.png"} <= {
-        path.name for path in (directory / "eval/step_400").iterdir()
+        path.name for path in (directory / "eval/step_280").iterdir()
     }
 
     printed = run([*line, "--mode=eval", "--split=valid"])
-    header = json.loads((directory / "eval/valid_step_400/metrics.json").read_text())
+    header = json.loads((directory / "eval/valid_step_280/metrics.json").read_text())
     assert header["split"] == "valid" and "| dummy |" in printed
-    assert header["scores"]["dummy"] != scores(directory / "eval/step_400")["dummy"]
+    assert header["scores"]["dummy"] != scores(directory / "eval/step_280")["dummy"]
 
     np.save(tmp_path / "context.npy", np.load(data / "0.npy")[:4])
     run([*line, "--mode=forecast", f"--input={tmp_path / 'context.npy'}", "--members=4"])
@@ -180,7 +176,7 @@ def test_a_run_killed_in_each_of_its_stages_ends_with_the_same_bits(data, whole,
     kill_in("step", line, directory)
     assert not (directory / "checkpoints/correction").exists()
     kill_in("correction", line, directory)
-    assert max(saved(directory / "checkpoints/step")) == 400
+    assert max(saved(directory / "checkpoints/step")) == 280
     assert "| corrected |" in run(line)
     assert_same_run(directory, whole("corrected"))
     assert {line["stage"] for line in lines(directory)} == {"step", "correction"}
@@ -212,13 +208,7 @@ def test_a_step_that_is_not_finite_is_replayed(data, tmp_path):
 def test_it_is_compared(data, tmp_path):
     changes = {"data.path": data, "train.steps": 100, "train.checkpoint_every": 100, "evaluation.figures": ()}
     flags = [f"--config.{name}={value}" for name, value in changes.items()]
-    line = [
-        sys.executable,
-        "-m",
-        "dydiff_jax.compare",
-        "--config=tests/dummy.py",
-        "--methods=dummy,corrected",
-    ]
+    line = ["dydiff_jax.compare", "--config=tests/dummy.py", "--methods=dummy,corrected"]
     run([*line, "--seeds=0", f"--workdir={tmp_path}", *flags])
     for name in ("report.md", "report.html"):
         report = (tmp_path / name).read_text()

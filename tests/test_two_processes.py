@@ -3,12 +3,10 @@
 import contextlib
 import json
 import os
-import pathlib
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 import jax
@@ -18,13 +16,12 @@ import pytest
 from dydiff_jax.distributed import mesh as meshes
 from dydiff_jax.training import state
 from dydiff_jax.training.checkpoints import loading
-from tests import small
+from tests import cli, small
 from tests.training import toy
 
-ROOT = pathlib.Path(__file__).parents[1]
-TOY = ROOT / "tests/training/toy.py"
+TOY = "tests.training.toy"
 #: Seconds that a test may take; then what still runs is killed, and it fails.
-LIMIT = 300
+LIMIT = 600
 ARGUMENT = "configs/turbulence.py:dynamical,size=tiny"
 FLAGS = small.flags(
     train__steps=4, train__checkpoint_every=2, train__batch_size=8, optimizer__warmup_steps=1,
@@ -33,20 +30,15 @@ FLAGS = small.flags(
 )  # fmt: skip
 
 
-def start(arguments, count):
+def start(line, count):
     """``count`` processes on this machine, of eight devices together."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     where = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(count)}
     several = [where | {"JAX_PROCESS_ID": str(index)} for index in range(count)] if count > 1 else [{}]
-    return [
-        subprocess.Popen(
-            [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, **environ, "JAX_NUM_CPU_DEVICES": str(8 // count)},
-        )
-        for environ in several
-    ]  # fmt: skip
+    devices = {"JAX_NUM_CPU_DEVICES": str(8 // count)}
+    return [cli.Command(line, {**os.environ, **environ, **devices}) for environ in several]
 
 
 def finish(processes, end):
@@ -60,10 +52,22 @@ def finish(processes, end):
     return [process.returncode for process in processes], outputs
 
 
-def run(workdir, count, end, *more):
-    """The command line on ``count`` processes; standard output of the first."""
-    arguments = ["-m", "dydiff_jax.main", f"--config={ARGUMENT}", f"--workdir={workdir}", *FLAGS, *more]
-    statuses, outputs = finish(start(arguments, count), end)
+def run(workdir, count, end, *more, late=0):
+    """The command line on ``count`` processes; standard output of the first.
+
+    The last stands still for ``late`` seconds once they have found each other, or until the first has made its files.
+    """
+    line = ["dydiff_jax.main", f"--config={ARGUMENT}", f"--workdir={workdir}", *FLAGS, *more]
+    processes = start(line, count)
+    if late:
+        while f"{count} processes" not in processes[0].printed and processes[0].poll() is None:
+            time.sleep(0.01)
+        processes[-1].send_signal(signal.SIGSTOP)
+        until = time.monotonic() + late
+        while not (workdir / "config.json").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        processes[-1].send_signal(signal.SIGCONT)
+    statuses, outputs = finish(processes, end)
     assert statuses == [0] * count, outputs[0][1][-3000:]
     for _, (out, _) in zip(statuses[1:], outputs[1:], strict=True):
         assert "persistence" not in out  # one process speaks
@@ -86,11 +90,14 @@ def assert_close(found, expected, rtol):
 
 @pytest.mark.slow
 def test_two_processes_train_evaluate_sample_save_and_resume_as_one(tmp_path):
-    """Losses, weights and forecasts of 2 x 4 devices equal those of 1 x 8, also after one takes over from two."""
+    """Losses, weights and forecasts of 2 x 4 devices equal those of 1 x 8, also after one takes over from two.
+
+    One of the two comes late, and must not take what the other has made since for what was there before.
+    """
     end = time.monotonic() + LIMIT
     one, two = tmp_path / "one", tmp_path / "two"
     run(one, 1, end)
-    printed = run(two, 2, end)
+    printed = run(two, 2, end, late=10)
     assert printed.startswith("2 processes, 8 devices (cpu") and "| dynamical |" in printed
     assert_close(lines_of(two), lines_of(one), 1e-6)
     assert names(two / "eval/step_4") == names(one / "eval/step_4")
@@ -120,7 +127,7 @@ def test_what_two_processes_saved_one_restores_bit_for_bit(tmp_path):
     """SIGTERM to one of two: both save the same step and leave with 75, and go on from there as if never stopped."""
     end = time.monotonic() + LIMIT
     settings = ["steps=60", "checkpoint_every=1000", "log_every=1", "fsdp=2"]
-    processes = start([str(TOY), str(tmp_path / "two"), "pause=0.1", *settings], 2)
+    processes = start([TOY, str(tmp_path / "two"), "pause=0.1", *settings], 2)
     with contextlib.suppress(FileNotFoundError):
         while True:
             assert time.monotonic() < end and processes[0].poll() is None, processes[0].communicate()[1][
@@ -136,7 +143,7 @@ def test_what_two_processes_saved_one_restores_bit_for_bit(tmp_path):
         int(path.name) for path in (tmp_path / "two/checkpoints" / toy.NAME).iterdir() if path.name.isdigit()
     )
     assert saved == len(lines_of(tmp_path / "two")) < 60
-    statuses, outputs = finish(start([str(TOY), str(tmp_path / "two"), *settings], 2), end)
+    statuses, outputs = finish(start([TOY, str(tmp_path / "two"), *settings], 2), end)
     assert statuses == [0, 0], outputs
     digests = {out.splitlines()[-1] for out, _ in outputs}
     for options in (meshes.MeshOptions(data=1), meshes.MeshOptions(data=2, fsdp=2, tensor=2)):
@@ -154,7 +161,7 @@ def test_gradients_of_a_second_stage_with_sharded_frozen_weights_are_those_of_on
     """The first stage, frozen in the second, lies on the devices of both processes."""
     end, settings = time.monotonic() + LIMIT, dict(steps=4, checkpoint_every=1, keep_last=4, log_every=1)
     arguments = [
-        str(TOY),
+        TOY,
         str(tmp_path / "two"),
         "two=1",
         "fsdp=8",

@@ -1,10 +1,11 @@
 """Several processes, one run: what only process 0 does, and what all must know.
 
-`on_main` and `gather_to_host` are collectives where there are several processes: all of them call these, in the same
-order.
+`on_main`, `compile_on_all` and `gather_to_host` are collectives where there are several processes: all of them call
+these, in the same order.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import sys
@@ -16,10 +17,15 @@ import jax
 import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
 
 from dydiff_jax.runs import exit_codes
 
 T = TypeVar("T")
+#: Milliseconds for which a process waits for the others: a week. Where one dies, all end long before (`cluster.start`).
+_PATIENCE = 7 * 24 * 3600 * 1000
+#: Numbers the calls of `on_main`, which all processes make in the same order.
+_CALLS = itertools.count()
 
 
 class RemoteError(RuntimeError):
@@ -33,6 +39,9 @@ def is_main() -> bool:
 
 def on_main(act: Callable[[], T]) -> T:
     """Run ``act`` on process 0; every process returns what it returned, or raises if it raised.
+
+    What process 0 says goes through the service by which the processes found each other, not through their devices,
+    which may still be at work. A call must not depend on what this process alone has seen, such as a file.
 
     Args:
       act: makes files, or looks at them, and returns something that JSON holds.
@@ -48,7 +57,11 @@ def on_main(act: Callable[[], T]) -> T:
             outcome["value"] = act()
         except Exception as raised:  # raised again below, once all processes know
             error, outcome["error"] = raised, f"{type(raised).__name__}: {raised}"
-    outcome = json.loads(_broadcast(json.dumps(outcome).encode()))
+    name, service = f"dydiff_jax/on_main/{next(_CALLS)}", multihost.get_jax_distributed_client()
+    if is_main():
+        service.key_value_set(name, json.dumps(outcome))
+    outcome = json.loads(service.blocking_key_value_get(name, _PATIENCE))
+    service.wait_at_barrier(name, _PATIENCE)
     if error is not None:
         raise error
     if outcome["error"] is not None:
@@ -56,17 +69,21 @@ def on_main(act: Callable[[], T]) -> T:
     return outcome["value"]
 
 
+def compile_on_all(program: jax.stages.Lowered) -> jax.stages.Compiled:
+    """Compile a program; every process has compiled it before one goes on.
+
+    A process that runs it waits in its first transfer for those that still compile it, and CPU devices (Gloo) wait for
+    thirty seconds at most.
+    """
+    compiled = program.compile()
+    on_main(lambda: None)
+    return compiled
+
+
 def print_main(text: str) -> None:
     """Print once for all processes."""
     if is_main():
         print(text, flush=True)
-
-
-def _broadcast(text: bytes) -> bytes:
-    """The bytes of process 0, on every process."""
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-    padded = np.frombuffer(text.ljust(size)[:size], np.uint8)
-    return np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes()
 
 
 def gather_to_host(x: jax.Array) -> np.ndarray:

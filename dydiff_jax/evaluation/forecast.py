@@ -94,7 +94,8 @@ class Ensemble:
             keys = row_keys(key, jnp.asarray(window), jnp.asarray(member))
             carry = self._begin(weights, keys, part)
             if self._compiled is None:
-                self._compiled = self._advance.lower(weights, keys, part, carry).compile()
+                program = self._advance.lower(weights, keys, part, carry)
+                self._compiled = collectives.compile_on_all(program)
             fresh = np.unique(rows, return_index=True)[1]
             for call in range(num_calls(self.forecaster, self.horizon)):
                 start = time.perf_counter()

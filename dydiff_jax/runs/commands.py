@@ -53,7 +53,9 @@ def train(
         global_batch.check_batch(stage.recipe.train.batch_size, mesh)
     validated = planned[-1].recipe.train.validate_every
     beside = [scoring.open_beside(path, config) for path in config.evaluation.beside]
-    if (directory / "config.json").exists():  # another config is refused before data are made
+    if collectives.on_main(
+        (directory / "config.json").exists
+    ):  # another config is refused before data are made
         run_directory.create_or_verify(directory, config.plain)
     splits = open_data(config, split)
     if validated is not None and not len(splits.valid):

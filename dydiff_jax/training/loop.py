@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dydiff_jax.distributed import global_batch
+from dydiff_jax.distributed import collectives, global_batch
 from dydiff_jax.runs import exit_codes
 from dydiff_jax.system import Examples, Recipe, Stage, Weights
 from dydiff_jax.training import bad_step, optim
@@ -24,16 +24,19 @@ from dydiff_jax.training.checkpoints.manager import Checkpoints
 from dydiff_jax.training.logging import MetricsLog, message, progress_bar
 from dydiff_jax.training.monitor import BadStep, Monitor, StopRequest
 from dydiff_jax.training.phases import Phases
-from dydiff_jax.training.state import TrainState, abstract_state, init_state, make_train_step, state_of
+from dydiff_jax.training.state import (
+    TrainState,
+    TrainStep,
+    abstract_state,
+    init_state,
+    make_train_step,
+    state_of,
+)
 from dydiff_jax.types import Batch, Params
 
 #: Maps an EMA to scores of the validation split by name; the first is the one by which the best step is chosen. The
 #: second argument is to be called as the work goes on, so that the watchdog knows.
 Validate = Callable[[Params, Callable[[str], None]], dict[str, float]]
-
-
-#: A compiled step with its frozen weights.
-StepOn = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
 class Session(NamedTuple):
@@ -115,7 +118,7 @@ def train(
         ):
             monitor = Monitor(examples.ids, options, learning_rate(stage.recipe), log, bar)
             loop = Loop(stage, examples, session, saved, validate)
-            return loop.run(state, lambda state, batch: step(state, frozen, batch), monitor, stop)
+            return loop.run(state, frozen, step, monitor, stop)
 
 
 def learning_rate(recipe: Recipe) -> Callable[[int], float]:
@@ -163,12 +166,15 @@ class Loop:
         self._stage, self._options, self._examples = stage, stage.recipe.train, examples
         self._session, self._checkpoints, self._validate = session, checkpoints, validate
 
-    def run(self, state: TrainState, step_on: StepOn, monitor: Monitor, stop: StopRequest) -> TrainState:
+    def run(
+        self, state: TrainState, frozen: Weights, train_step: TrainStep, monitor: Monitor, stop: StopRequest
+    ) -> TrainState:
         """Start a step, take the next batch while the devices work, then read the metrics of the step before.
 
         Args:
           state: after ``state.step`` steps.
-          step_on: maps a state and a batch to the next state and metrics.
+          frozen: weights of the earlier stages.
+          train_step: maps a state, frozen weights and a batch to the next state and metrics.
           monitor: reads metrics.
           stop: says when to save and exit.
         """
@@ -181,7 +187,9 @@ class Loop:
         for step in range(first, options.steps):
             phases.heartbeat(f"step {step}")
             with phases.phase("compile" if step == first else "step"):
-                state, metrics = step_on(state, batch)
+                if step == first:
+                    step_on = collectives.compile_on_all(train_step.lower(state, frozen, batch))
+                state, metrics = step_on(state, frozen, batch)
             monitor.watch(step, metrics)
             done = step + 1
             if done < options.steps:

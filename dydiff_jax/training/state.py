@@ -1,6 +1,5 @@
 """The train state, and the step that maps a state and a batch to the next state."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -36,7 +35,8 @@ class TrainState(struct.PyTreeNode):
     ema: Params
 
 
-TrainStep = Callable[[TrainState, Weights, Batch], tuple[TrainState, dict[str, jax.Array]]]
+#: A jitted (state, frozen weights, batch) -> (state, {metric: scalar}).
+TrainStep = jax.stages.Wrapped
 
 
 def run_keys(recipe: Recipe) -> tuple[jax.Array, jax.Array]:

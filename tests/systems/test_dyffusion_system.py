@@ -125,7 +125,12 @@ def test_the_next_block_begins_with_the_last_frame_of_the_one_before(data):
 @pytest.mark.parametrize("name", ["gaussian", "noise"])
 def test_an_interpolator_learns_the_spread_of_the_bridge(name, data, tmp_path):
     """Within 5 % at every lead, of an AR(1) process at every point."""
-    changes = {"system__interpolator__name": name, "train__steps": 600, "train__batch_size": 64}
+    changes = {
+        "system__interpolator__name": name,
+        "train__steps": 600,
+        "train__batch_size": 64,
+        "train__log_every": 200,
+    }
     raw = config(data, "dyffusion", **changes, stages={"forecaster": {"train": {"steps": 3}}})
     commands.train(raw, tmp_path / "run")
     run = built(raw)
