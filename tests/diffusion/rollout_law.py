@@ -111,7 +111,7 @@ def basis_noise(process, passes, steps):
         yield size
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3), compiler_options={"xla_backend_optimization_level": 1})
 def rolled_covariance(rollout, eta, frames, exact_residual=True, residual_variance=0.0):
     """Covariance [p + frames, p + frames] of stationary context and the frames that a rollout draws after it."""
     process = rollout.process
