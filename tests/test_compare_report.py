@@ -106,6 +106,23 @@ def test_numbers_by_hand():
     assert tables.number({"mean": None, "std": None}) == tables.number(None) == "-"
 
 
+def test_the_report_says_how_far_methods_are_above_a_bound():
+    def scored(mean, **more):
+        return {"scores": {"crps": {"all": {"mean": mean}}}, **more}
+
+    groups = [scored(1.1, label="a", seeds=[0]), scored(0.99, label="b", seeds=[0])]
+    found = {
+        "groups": groups,
+        "best": {},
+        "baselines": {"exact law": scored(1.0), "persistence": scored(2.0)},
+    }
+    text = blocks.markdown("", report._verdicts(found))
+    assert (
+        "In crps above exact law, which no forecast can beat but by chance: a by 10.0 %; b by -1.0 %." in text
+    )
+    assert "Not better than" not in text and "**exact law**: draws from the law" in text
+
+
 @pytest.mark.slow
 def test_the_report_holds_every_number(home, found, parsed):
     """Means over leads in the table of all scores; every lead that was asked for in a table of its own."""

@@ -124,7 +124,12 @@ def _verdicts(found: Mapping[str, Any]) -> list[Block]:
             items.append(words.SIGNIFICANT.format(first))
         else:
             items.append(words.NOT_SIGNIFICANT.format(first, "; ".join(best["seconds"])))
+    bounds = {name for name in found["baselines"] if name in BASELINES and BASELINES[name].bound}
     for name, baseline in found["baselines"].items():
+        if name in bounds:
+            above = (f"{group['label']} by {_excess(group, baseline):.1f} %" for group in found["groups"])
+            items.append(words.BOUND.format(name, "; ".join(above)))
+            continue
         worse = [group["label"] for group in found["groups"] if _crps(group) >= _crps(baseline)]
         if worse:
             all_of_them = len(worse) == len(found["groups"])
@@ -138,6 +143,11 @@ def _verdicts(found: Mapping[str, Any]) -> list[Block]:
         *([Items(items)] if items else []),
         *([Text(words.WORTH), Items(rows)] if rows else []),
     ]
+
+
+def _excess(group: Mapping[str, Any], bound: Mapping[str, Any]) -> float:
+    """By how much the CRPS of a group is above that of a bound, in percent."""
+    return 100 * (_crps(group) / _crps(bound) - 1)
 
 
 def _crps(entry: Mapping[str, Any]) -> float:

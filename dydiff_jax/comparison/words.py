@@ -44,6 +44,8 @@ NOT_SIGNIFICANT = (
 )
 UNKNOWN = "{}; with one seed, whether the difference is significant is unknown."
 
+BOUND = "In crps above {}, which no forecast can beat but by chance: {}."
+
 COMPARABLE = (
     "Yes: same data, windows, networks, training and evaluation in all runs, as far as a method takes them. Only {} "
     "differ."

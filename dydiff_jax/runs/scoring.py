@@ -97,6 +97,7 @@ def make_evaluation(run: Run, splits: Splits, split: str) -> evaluate.Evaluation
     wanted = max(TRAINING_WINDOWS, config.scores.fsd_samples or 0)
     reference = reference_windows(config, splits)
     training = select(reference, min(wanted, len(reference)))
+    law, without = evaluate.exact_law(scored)
     return evaluate.Evaluation(
         scored=evaluate.Sample(scored.batch(), scored.crops),
         training=evaluate.Sample(training.batch(), training.crops),
@@ -105,6 +106,8 @@ def make_evaluation(run: Run, splits: Splits, split: str) -> evaluate.Evaluation
         members=config.evaluation.members,
         seed=config.evaluation.seed,
         scores=config.scores,
+        law=law,
+        without=without,
     )
 
 

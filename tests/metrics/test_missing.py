@@ -69,6 +69,22 @@ def test_the_ratio_of_windows_is_the_mean_over_those_with_an_observed_point():
         assert found[lead] == pytest.approx(np.mean(each), rel=1e-12)
 
 
+def test_a_paired_difference_is_that_of_windows_with_an_observed_point():
+    ensemble, truth, observed = forecast(shape=(4, 2, 4, 5, 2))
+    other = forecast(e=6, shape=(4, 2, 4, 5, 2), seed=1)[0]
+    observed[2, 0] = False
+    found, error = metrics.crps_difference(ensemble, other, truth, observed)
+    for lead, windows in enumerate([(0, 1, 3), (0, 1, 2, 3)]):
+        at = [(slice(None), slice(b, b + 1), slice(lead, lead + 1)) for b in windows]
+        one, two = (
+            [metrics.crps_per_lead(x[i], truth[i[1:]], observed=observed[i[1:]]).item() for i in at]
+            for x in (ensemble, other)
+        )
+        each = np.subtract(one, two)
+        assert found[lead] == pytest.approx(each.mean(), rel=1e-12)
+        assert error[lead] == pytest.approx(each.std(ddof=1) / len(each) ** 0.5, rel=1e-12)
+
+
 def test_ranks_are_counted_at_observed_points():
     ensemble, truth, observed = forecast()
     counts = metrics.rank_histogram(ensemble, truth, observed=observed)
