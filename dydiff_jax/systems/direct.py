@@ -90,6 +90,10 @@ class Direct:
     nfe_per_frame: ClassVar[float] = 1
 
     @property
+    def network_frames_per_frame(self) -> float:
+        return self.network.frames_of_call
+
+    @property
     def block(self) -> int:
         return self.network.window.num_forecast
 

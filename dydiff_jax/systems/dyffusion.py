@@ -141,6 +141,13 @@ class Walk:
     def nfe_per_frame(self) -> float:
         return sum(self.sampler.calls(self.functions.process.leads)) / self.block
 
+    @property
+    def network_frames_per_frame(self) -> float:
+        """(3 N - 3) / h of a cold walk through images, (h - 1) / h more for its refinement."""
+        forecasts, draws = self.sampler.calls(self.functions.process.leads)
+        of_f, of_i = self.functions.forecaster.frames_of_call, self.functions.interpolator.frames_of_call
+        return (forecasts * of_f + draws * of_i) / self.block
+
     def begin(self, weights: Weights, keys: Keys, batch: Batch) -> BlockCarry:
         return self.functions.forecaster.begin(weights, batch)
 

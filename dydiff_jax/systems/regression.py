@@ -84,6 +84,10 @@ class RegressionForecaster:
     def nfe_per_frame(self) -> float:
         return 1
 
+    @property
+    def network_frames_per_frame(self) -> float:
+        return self.network.frames_of_call / self.block
+
     def begin(self, weights: Weights, keys: Keys, batch: Batch) -> BlockCarry:
         scale = self.network.scale(weights, batch)
         context = self.network.context(weights, batch, scale)

@@ -155,7 +155,15 @@ def test_both_stages_through_the_commands_and_again(data, tmp_path):
     assert [line["stage"] for line in lines] == 3 * ["interpolator"] + 3 * ["forecaster"]
     assert {"loss_forecast", "loss_look_ahead"} <= lines[-1].keys()
     scores = json.loads((folder / "metrics.json").read_text())
-    assert scores["cost"]["nfe_per_frame"] == (H + 2 * H - 3) / H
+    cost = scores["cost"]
+    assert cost["nfe_per_frame"] == cost["network_frames_per_frame"] == (H + 2 * H - 3) / H
+    assert cost["networks"] == 2 and cost["training_steps"] == 120
+    assert {name: stage["steps"] for name, stage in cost["stages"].items()} == dict(
+        interpolator=60, forecaster=60
+    )
+    for name in ("steps", "seconds", "gflop"):
+        parts = [stage[name] for stage in cost["stages"].values()]
+        assert min(parts) > 0 and cost[f"training_{name}"] == pytest.approx(sum(parts))
     assert scores["scores"]["dyffusion"]["crps"]["mean"] < scores["scores"]["persistence"]["crps"]["mean"]
     assert commands.train(raw, tmp_path / "run") == folder
     assert (tmp_path / "run/metrics.jsonl").read_text().count("\n") == len(lines)
