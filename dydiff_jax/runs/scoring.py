@@ -20,7 +20,7 @@ from dydiff_jax.distributed import collectives
 from dydiff_jax.evaluation import evaluate
 from dydiff_jax.evaluation.forecast import Ensemble, Heartbeat, gather
 from dydiff_jax.runs import directory as run_directory
-from dydiff_jax.system import CALIBRATION, Weights
+from dydiff_jax.system import CALIBRATION, Forecaster, Weights
 from dydiff_jax.training import fingerprints, stages
 from dydiff_jax.training.fingerprints import Sections
 from dydiff_jax.training.loop import Validate
@@ -115,16 +115,35 @@ def make_evaluation(run: Run, splits: Splits, split: str) -> evaluate.Evaluation
     )
 
 
+def forecaster_of(run: Run, substeps: int = 1) -> Forecaster:
+    """How a run forecasts, with so many frames for each lead.
+
+    Raises:
+      ValueError: there is no such forecaster.
+    """
+    if substeps < 1:
+        raise ValueError(f"--substeps: expected 1 frame for each lead or more, found {substeps}")
+    forecaster = run.system.forecaster()
+    if substeps == 1:
+        return forecaster
+    if forecaster.between is None:
+        raise ValueError(
+            f"--substeps: expected 1 with the system {run.config.method!r}, whose frames are at whole leads, found "
+            f"{substeps}; leave it out, or forecast with a system that interpolates, such as DYffusion"
+        )
+    return forecaster.between(substeps)
+
+
 def ensemble_of(
-    run: Run, weights: Weights, mesh: Mesh, batch: Batch, members: int
+    run: Run, weights: Weights, mesh: Mesh, batch: Batch, members: int, substeps: int = 1
 ) -> tuple[np.ndarray, float]:
     """The members of every window of a batch, as many as the system can make, and the seconds that it took."""
-    config, forecaster = run.config, run.system.forecaster()
+    config, forecaster = run.config, forecaster_of(run, substeps)
     members = min(members, forecaster.max_members or members)
     chunk = evaluate.chunk_rows(config.evaluation, mesh, members * len(batch.frames))
     with jax.set_mesh(mesh), Phases(config.train.stuck_after) as phases, phases.phase("forecast"):
         key = jax.random.key(config.evaluation.seed)
-        driver = Ensemble(forecaster, config.horizon, chunk)
+        driver = Ensemble(forecaster, config.horizon * substeps, chunk)
         return driver.draw(weights, key, batch, members, heartbeat=phases.heartbeat)
 
 

@@ -84,6 +84,7 @@ class DiffusionForecaster:
     network: WindowNetwork
 
     max_members: ClassVar[int | None] = None
+    between: ClassVar[None] = None
 
     @property
     def block(self) -> int:

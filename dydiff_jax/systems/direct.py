@@ -87,6 +87,7 @@ class Direct:
 
     delay: ClassVar[int] = 0
     max_members: ClassVar[int | None] = None
+    between: ClassVar[None] = None
     nfe_per_frame: ClassVar[float] = 1
 
     @property

@@ -71,6 +71,7 @@ class RegressionForecaster:
 
     delay: ClassVar[int] = 0
     max_members: ClassVar[int | None] = 1
+    between: ClassVar[None] = None
 
     @property
     def block(self) -> int:

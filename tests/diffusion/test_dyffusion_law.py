@@ -75,6 +75,22 @@ def test_refinement_has_the_marginals_of_the_bridge_to_the_forecast_end():
     np.testing.assert_array_equal(refined[-1], plain[-1])
 
 
+def test_frames_between_have_the_marginals_of_the_bridge_and_change_no_whole_one():
+    """As refined frames: the mean a^i x_0, the variance of the bridge plus the part of the forecast's."""
+    bridge, lead = Bridge(A, H, 64), np.arange(1, 4 * H + 1) / 4
+    for sampler in (WalkSampler(), WalkSampler(refine=True), WalkSampler(draws="block")):
+        _, whole = law(bridge, Leads(H), sampler)
+        mean, found = law(bridge, Leads(H), sampler, lead)
+        np.testing.assert_array_equal(found[3::4], whole)
+        np.testing.assert_allclose(mean, A**lead, atol=1e-10)
+        i = lead[lead % 1 > 0]
+        share = A ** (H - i) * bridge.variance(i) / bridge.variance(H)
+        std = bridge.variance(i) * bridge.variance(H - i) / bridge.variance(H)
+        expected = std + share**2 * np.sum(whole[-1] ** 2)
+        if sampler.draws == "call":  # with one draw a block their own noise is correlated with that of x_h
+            np.testing.assert_allclose(np.sum(found[lead % 1 > 0] ** 2, axis=1), expected, rtol=1e-10)
+
+
 def brownian(name, steps, **options):
     """Variances at h / 2 and h over the true ones, of a Brownian motion, with N equal steps."""
     bridge = Bridge(1.0, H, 2 * steps)

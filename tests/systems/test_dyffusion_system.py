@@ -167,6 +167,13 @@ def test_both_stages_through_the_commands_and_again(data, tmp_path):
     assert scores["scores"]["dyffusion"]["crps"]["mean"] < scores["scores"]["persistence"]["crps"]["mean"]
     assert commands.train(raw, tmp_path / "run") == folder
     assert (tmp_path / "run/metrics.jsonl").read_text().count("\n") == len(lines)
+    np.save(tmp_path / "now.npy", np.load(data / "0.npy")[:1])
+    for substeps in (1, 4):
+        commands.forecast(raw, tmp_path / "run", tmp_path / "now.npy", 2, substeps)
+    found = [np.load(tmp_path / f"run/forecast/now{end}/forecast.npz") for end in ("", "_substeps_4")]
+    np.testing.assert_array_equal(found[0]["leads"], np.arange(1, 2 * H + 1))
+    np.testing.assert_array_equal(found[1]["leads"], np.arange(1, 8 * H + 1) / 4)
+    np.testing.assert_array_equal(found[1]["ensemble"][:, :, 3::4], found[0]["ensemble"])
 
 
 # What is refused
