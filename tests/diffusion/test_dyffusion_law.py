@@ -1,6 +1,8 @@
 """DYffusion's samplers and loss against the exact law of an AR(1) process, without Monte Carlo."""
 
 import itertools
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +59,19 @@ def test_every_sampler_has_the_derived_spread_and_the_exact_mean(name, draws, la
         np.testing.assert_allclose(mean, A**frames, rtol=0, atol=1e-10)
         ratios = np.linalg.norm(noise, axis=1) / np.sqrt(bridge.variance(frames))
         np.testing.assert_allclose(ratios[[0, 1, 3, 6, 7]], expected, rtol=0, atol=1e-4)
+
+
+def test_the_table_of_the_readme_is_the_first_of_these():
+    text = (pathlib.Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)=(\w+)`[^|]*((?:\| \d\.\d{3} )+)\|$", text, re.MULTILINE)
+    found = {
+        (key, value): [float(cell) for cell in cells.strip("| ").split("|")] for key, value, cells in rows
+    }
+    for (name, draws, last), ratios in RATIOS.items():
+        row = ("draws", draws) if name == "cold" else ("name", name)
+        if last == "forecast":
+            np.testing.assert_allclose(found.pop(row), ratios[0], rtol=0, atol=6e-4)
+    assert not found
 
 
 def test_refinement_has_the_marginals_of_the_bridge_to_the_forecast_end():
