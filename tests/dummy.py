@@ -88,7 +88,7 @@ class Pointwise(NetworkOptions):
     """x W + b on the channels of every point."""
 
     channels: int = 1
-    rules = ()
+    rules, joins_frames = (), False
 
     def build(self, channels):
         return Pointwise(channels)
