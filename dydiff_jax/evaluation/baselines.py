@@ -304,7 +304,8 @@ BASELINES: dict[str, Baseline] = {
     "climatology (pooled)": Baseline("frames drawn at random from the training data.", _climatology_pooled),
     "climatology (same crop)": Baseline("the same, drawn from the same place.", _climatology_same_crop),
     EXACT_LAW: Baseline(
-        "draws from the law that made the data, given the last known frame: the best forecast that there can be.",
+        "draws from the law that made the data, given the last known frame: no forecast has a lower crps but by "
+        "chance; its rmse is that of a mean of so many draws.",
         _exact_law,
         needs_context=True,
         needs_law=True,

@@ -68,7 +68,7 @@ def drawn(forecaster, horizon, members=2):
 
 @pytest.mark.parametrize(
     "options",
-    [dict(), dict(refine=True), dict(draws="block", refine=True), dict(draws="step", last="cold"),
+    [dict(), dict(refine=True), dict(draws="step", last="cold"),
      dict(name="ancestral")],
     ids=lambda options: ", ".join(map(str, options.values())) or "released",
 )  # fmt: skip
