@@ -137,6 +137,7 @@ def get_config(method: str, size: str, schedule: str) -> ml_collections.ConfigDi
         csi_threshold=0.0,  # unit of the data
         csi_window=5,  # grid points
         csi_stride=2,  # grid points
+        biased=False,  # add mse_mean, ssr_biased and ssr_biased_window, as DYffusion has them
     )
     return config
 

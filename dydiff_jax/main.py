@@ -37,6 +37,12 @@ _INPUT = flags.DEFINE_string(
 _MEMBERS = flags.DEFINE_integer(
     "members", None, "forecast: ensemble size; that of the evaluation by default.", 1
 )
+_SUBSTEPS = flags.DEFINE_integer(
+    "substeps",
+    None,
+    "forecast: frames for each lead, at 1/8, 2/8 ... of a lead for 8; for a system that interpolates. 1 by default.",
+    1,
+)
 _SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "train, eval: which windows are scored.")
 _DEVICES = flags.DEFINE_integer("devices", None, "plan: how many devices.", 1)
 _HARDWARE = flags.DEFINE_enum(
@@ -50,6 +56,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; options are given as --config.key=value")
     if (_INPUT.value is not None) != (_MODE.value == "forecast"):
         raise app.UsageError("--input=FILE belongs to --mode=forecast, which needs it")
+    if _SUBSTEPS.value is not None and _MODE.value != "forecast":
+        raise app.UsageError("--substeps=N belongs to --mode=forecast")
     if _SPLIT.value != "test" and _MODE.value not in ("train", "eval"):
         raise app.UsageError("--split=valid belongs to --mode=train and --mode=eval")
     if (_DEVICES.value is not None) != (_MODE.value == "plan"):
@@ -82,7 +90,8 @@ def start(workdir: pathlib.Path, command: str) -> None:
     elif _MODE.value == "replay":
         commands.replay(_CONFIG.value, workdir)
     else:
-        commands.forecast(_CONFIG.value, workdir, pathlib.Path(_INPUT.value), _MEMBERS.value)
+        source, substeps = pathlib.Path(_INPUT.value), _SUBSTEPS.value or 1
+        commands.forecast(_CONFIG.value, workdir, source, _MEMBERS.value, substeps)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ new one is a file in ``systems/`` and an entry in `SYSTEMS`; nothing outside nam
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import jax
@@ -240,7 +240,12 @@ class Forecaster(Protocol):
       delay: leading frames that are no forecast: the warm-up of a rolling window.
       reach: frames of forcings that a call may read, context among them: n calls read (n - 1) block + reach.
       max_members: 1 for a deterministic forecast, else None.
-      nfe_per_frame: network evaluations (NFE) for each frame.
+      nfe_per_frame: network evaluations (NFE) for each frame: those that it takes part in, or those of a block over
+        its frames where each makes another frame.
+      network_frames_per_frame: frames that pass through a network for each frame of the forecast, in steady state: the
+        currency in which methods compare, as an evaluation of a window of f frames costs f times that of one.
+      between: maps a number of substeps n to a forecaster whose blocks have n times as many frames, at 1/n, 2/n ... of
+        a lead, those at whole leads being the same; None: there are frames at whole leads alone.
     """
 
     @property
@@ -257,6 +262,12 @@ class Forecaster(Protocol):
 
     @property
     def nfe_per_frame(self) -> float: ...
+
+    @property
+    def network_frames_per_frame(self) -> float: ...
+
+    @property
+    def between(self) -> "Callable[[int], Forecaster] | None": ...
 
     def begin(self, weights: Weights, keys: Keys, batch: Batch) -> Carry:
         """The state before the first block, from the context frames of each row.

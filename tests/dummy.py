@@ -23,7 +23,8 @@ class Dummy:
 
     parts: Parts | None = None
     roles, free, rules, needs = ("step",), (), (), ()
-    block, delay, reach, max_members, nfe_per_frame = 1, 0, 1, None, 1.0
+    block, delay, reach, max_members, nfe_per_frame, network_frames_per_frame = 1, 0, 1, None, 1.0, 1.0
+    between = None
     defaults = classmethod(lambda cls: {})
     read = classmethod(lambda cls, section, path, window: check_sections(section, (), path) or cls())
     build = classmethod(lambda cls, parts: cls(parts))
@@ -87,7 +88,7 @@ class Pointwise(NetworkOptions):
     """x W + b on the channels of every point."""
 
     channels: int = 1
-    rules = ()
+    rules, joins_frames = (), False
 
     def build(self, channels):
         return Pointwise(channels)

@@ -90,6 +90,7 @@ def test_own_data_train_with_three_lines(trained):
         (["--config=configs/turbulence.py", "--config.system.process.eta=0.99"], "expected at most 0.98"),
         (["--config=configs/turbulence.py", "stray"], "unexpected arguments"),
         (["--config=configs/turbulence.py", "--mode=forecast"], "--input"),
+        (["--config=configs/turbulence.py", "--substeps=8"], "--substeps=N belongs to --mode=forecast"),
         (["--config=configs/folder.py"], "config.data.path"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",

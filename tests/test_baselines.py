@@ -185,7 +185,7 @@ def test_the_table_makes_each_baseline_in_turn_from_one_generator():
         ),
     }
     found = dict(baselines.ensembles(given, seed=3))
-    assert list(found) == list(expected) == list(baselines.BASELINES)
+    assert list(found) == list(expected) == list(baselines.BASELINES)[:-1]  # no law is known
     for name, ensemble in found.items():
         np.testing.assert_array_equal(ensemble, expected[name])
         assert baselines.BASELINES[name].plain.endswith(".")

@@ -293,7 +293,9 @@ def test_one_command_trains_chooses_on_validation_and_compares_on_test(compared)
     report = (home / "report.md").read_text()
     assert "Yes: same data" in report and "## What was swept" in report
     assert "- **dummy**: each frame is a linear map of the one before. `x' = W x + b`" in report
-    assert f"| {found['groups'][1]['label']} | correction: pointwise only, step: pointwise only |" in report
+    assert (
+        f"| {found['groups'][1]['label']} | 2 (correction: pointwise only, step: pointwise only) |" in report
+    )
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from dydiff_jax import compare
-from dydiff_jax.comparison import blocks, report, results, selection, tables
+from dydiff_jax.comparison import blocks, report, results, selection, tables, words
 from dydiff_jax.evaluation.baselines import BASELINES
 from dydiff_jax.evaluation.plots import comparison as figures
 from dydiff_jax.evaluation.plots import samples
@@ -106,6 +106,23 @@ def test_numbers_by_hand():
     assert tables.number({"mean": None, "std": None}) == tables.number(None) == "-"
 
 
+def test_the_report_says_how_far_methods_are_above_a_bound():
+    def scored(mean, **more):
+        return {"scores": {"crps": {"all": {"mean": mean}}}, **more}
+
+    groups = [scored(1.1, label="a", seeds=[0]), scored(0.99, label="b", seeds=[0])]
+    found = {
+        "groups": groups,
+        "best": {},
+        "baselines": {"exact law": scored(1.0), "persistence": scored(2.0)},
+    }
+    text = blocks.markdown("", report._verdicts(found))
+    assert (
+        "In crps above exact law, which no forecast can beat but by chance: a by 10.0 %; b by -1.0 %." in text
+    )
+    assert "Not better than" not in text and "**exact law**: draws from the law" in text
+
+
 @pytest.mark.slow
 def test_the_report_holds_every_number(home, found, parsed):
     """Means over leads in the table of all scores; every lead that was asked for in a table of its own."""
@@ -184,6 +201,12 @@ def test_methods_that_take_other_numbers_of_evaluations_are_named(tmp_path):
     few = finished.entry(tmp_path, "rolling", 0, system__sampler__nfe=5)
     groups = results.compare([finished.entry(tmp_path, "standard", 0), few], tmp_path, "")["groups"]
     assert report._unlike(groups) == ["NFE a frame are not the same: 20 in standard; 5 in rolling."]
+    groups[1]["cost"]["network_frames_per_frame"] = 40 / 3
+    groups[1]["cost"]["nfe_per_frame"] = 20
+    (said,) = report._unlike(groups)
+    assert said.endswith("frames through a network for each frame: 24 in standard; 13.33 in rolling.")
+    groups[1]["cost"]["network_frames_per_frame"] = None  # a run of an older version
+    assert report._unlike(groups) == []
 
 
 def test_the_choice_on_the_validation_split_is_shown_with_the_scores_it_was_made_by(home, found):
@@ -243,15 +266,21 @@ def test_a_reader_learns_what_is_compared_and_what_it_cost(home):
     cost = row_of(section(text, "Cost"), "standard")
     assert cost == [
         "standard",
-        "denoiser: uvit tiny",
+        "1 (denoiser: uvit tiny)",
         "632,744",
         "20",
+        "24",
         "1.5",
+        "100",
+        "250",
         "60.50 ± 0.71",
         "1.700 ± 0.000",
         "0.1000 ± 0.0000",
         "1 x cpu",
     ]
+    for name, meaning in words.COSTS.items():
+        assert f"- **{name}**: {meaning}" in section(text, "Cost")
+    assert row_of(text, "network frames a frame")[1] == "24, 1.2"
     commands = section(text, "Commands")
     assert "python -m dydiff_jax.compare --x\n" in commands
     assert commands.count("python -m dydiff_jax.main") == 9

@@ -239,7 +239,10 @@ def test_the_animation_of_an_evaluation_adds_the_truth_to_that_of_a_forecast(fol
 def test_headings_count_from_the_last_context_frame(tmp_path):
     forecast(tmp_path)
     texts = ["context, -0.50 s", "context, -0.25 s", "context, +0.00 s", "forecast, +0.25 s"]
-    assert animation._headings(results.read_forecast(tmp_path, None, 0))[: P + 1] == texts
+    found = results.read_forecast(tmp_path, None, 0)
+    assert animation._headings(found)[: P + 1] == texts
+    fine = found._replace(times=found.times / 2)  # frames between the leads
+    assert animation._headings(fine)[P : P + 2] == ["forecast, +0.125 s", "forecast, +0.250 s"]
 
 
 def test_a_forecast_of_one_member_is_one_panel(tmp_path):

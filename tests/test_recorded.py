@@ -67,7 +67,7 @@ def measured(flow, method, recorded_runs):
 
 @pytest.mark.parametrize("flow, method", RUNS)
 def test_every_method_trains_and_evaluates(flow, method, recorded_runs):
-    directory, folder, _ = recorded_runs(flow, method)
+    directory, folder, raw = recorded_runs(flow, method)
     assert folder == directory / "eval/step_20"
     header = json.loads((folder / "metrics.json").read_text())
     assert header.keys() >= HEADER
@@ -77,10 +77,11 @@ def test_every_method_trains_and_evaluates(flow, method, recorded_runs):
     cost = header["cost"]
     assert cost["frames"] == members * 4 * horizon
     assert cost["nfe_per_frame"] == (1 if method == "regression" else 6 if flow == "turbulence" else 4)
-    assert (
-        min(cost[name] for name in ("training_seconds", "sampling_seconds", "parameters", "gflop_per_frame"))
-        > 0
-    )
+    p, k = raw.window.num_context, raw.window.num_forecast
+    assert cost["network_frames_per_frame"] == pytest.approx(cost["nfe_per_frame"] * (p + k) / k)
+    assert cost["networks"] == 1 and cost["training_steps"] == 20
+    positive = "training_seconds", "sampling_seconds", "parameters", "gflop_per_frame", "training_gflop"
+    assert min(cost[name] for name in positive) > 0
     if method == "rolling_dynamical":
         assert len(header["calibration"]) == 2 and min(header["calibration"]) > 0
     else:

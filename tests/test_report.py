@@ -120,6 +120,23 @@ def test_definitions_stand_beside_the_scores_and_name_the_options():
     np.testing.assert_array_equal(scores["csi_w3"]["per_lead"], metrics.csi(ensemble, truth, 0.25, 3, 1, 1))
 
 
+def test_the_scores_of_dyffusion_are_made_where_they_are_asked_for():
+    ensemble, truth = forecast()
+    full, scores = (scoring.score(ensemble, truth, scoring.ScoreOptions(biased=on)) for on in (False, True))
+    expected = {
+        "mse_mean": metrics.mse_mean(ensemble, truth),
+        "ssr_biased": metrics.ssr_biased(ensemble, truth),
+        "ssr_biased_window": metrics.ssr_biased(ensemble, truth, per="window"),
+    }
+    assert set(scores) - set(full) == set(expected)
+    for name, values in expected.items():
+        assert scores[name]["per_lead"] == values.tolist(), name
+        assert "DYffusion" in scores[name]["definition"]
+    assert len({scores[name]["definition"] for name in expected}) == 3
+    lone = scoring.score(ensemble[:1], truth, scoring.ScoreOptions(biased=True))
+    assert lone["ssr_biased"]["mean"] is None and lone["mse_mean"]["members"] == 1
+
+
 def test_a_grid_smaller_than_the_window_has_no_pooled_score():
     ensemble, truth = forecast(shape=(2, 2, 6, 12, 1))
     full = scoring.score(ensemble, truth, scoring.ScoreOptions(pool_window=6))
@@ -185,7 +202,7 @@ def test_a_listed_score_without_meaning_or_name_is_refused_with_the_reason():
             chosen(name)
     with pytest.raises(ValueError, match="flow: expected the two channels u and v, found 3"):
         chosen("enstrophy_spectrum", flow=True)
-    for name in ("spread", "spread_skill", "rank_histogram"):
+    for name in ("spread", "spread_skill", "ssr_biased", "ssr_biased_window", "rank_histogram"):
         with pytest.raises(
             ValueError, match=f"no {name} for these data: members: expected 2 or more, found 1"
         ):
@@ -205,7 +222,7 @@ def test_better_is_the_direction_of_a_calibrated_ensemble():
     ensemble, truth, reference = flow(e=6, shape=(20, 2, 12, 12, 2), reference=20)
     signal = np.random.default_rng(3).normal(size=truth.shape) + 3.0
     truth, ensemble = signal + 0.2 * truth, signal + 0.2 * ensemble
-    options = scoring.ScoreOptions(csi_threshold=5.0, fsd_samples=20, mse_scale=7.0, flow=True)
+    options = scoring.ScoreOptions(csi_threshold=5.0, fsd_samples=20, mse_scale=7.0, flow=True, biased=True)
     poor = 1.5 * ensemble[:, ::-1] + 0.001 * ensemble
     poor = poor.mean(axis=0) + 0.1 * (poor - poor.mean(axis=0))
     good, bad = (scoring.score(x, truth, options, "", reference) for x in (ensemble, poor))
@@ -220,7 +237,7 @@ def test_better_is_the_direction_of_a_calibrated_ensemble():
             assert good[name]["better"] == score.better
             assert better[score.better](good[name]["mean"], bad[name]["mean"]), name
     undirected = [name for name, score in scoring.SCORES.items() if score.better == "none"]
-    assert undirected == ["spread", "fsd_floor", *scoring.ARRAYS]
+    assert undirected == ["spread", "ssr_biased", "ssr_biased_window", "fsd_floor", *scoring.ARRAYS]
 
 
 def incomplete():
@@ -229,7 +246,8 @@ def incomplete():
     ensemble, truth = ensemble + 3.0, truth + 3.0  # most places without a negative truth
     observed = np.ones((9, 3, 12, 12, 1), bool)
     observed[0, 0, 2, 3] = observed[1, 1, :3] = observed[2, 2] = observed[3, :, 11, 11] = False
-    options = scoring.ScoreOptions(pool_window=4, csi_threshold=5.0, fsd_samples=4, mse_scale=7.0, flow=True)
+    asked = dict(fsd_samples=4, mse_scale=7.0, flow=True, biased=True)
+    options = scoring.ScoreOptions(pool_window=4, csi_threshold=5.0, **asked)
     return ensemble, truth, options, reference, observed
 
 

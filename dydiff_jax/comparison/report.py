@@ -95,16 +95,18 @@ def _budget(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("scored", f"{horizon} frames ({time}), {_joined(g['windows'] for g in groups)} test windows"),
         ("training", training),
         ("parameters", _joined(g["cost"]["parameters"] for g in groups)),
-        ("NFE a frame", _joined(_nfe(g) for g in drawn)),
+        ("NFE a frame", _joined(_count(g, "nfe_per_frame") for g in drawn)),
+        ("network frames a frame", _joined(_count(g, "network_frames_per_frame") for g in groups)),
         ("members", _joined(g["members"] for g in drawn)),
         ("seeds", _joined(seed for g in groups for seed in g["seeds"])),
     ]
     return [(name, text) for name, text in rows if text]
 
 
-def _nfe(group: Mapping[str, Any]) -> str | None:
-    nfe = group["cost"]["nfe_per_frame"]
-    return None if nfe is None else f"{nfe:g}"
+def _count(group: Mapping[str, Any], name: str) -> str | None:
+    """A number of the costs of a group, where it is known."""
+    found = group["cost"][name]
+    return None if found is None else f"{found:.4g}"
 
 
 def _joined(values: Iterable[Any]) -> str:
@@ -124,7 +126,12 @@ def _verdicts(found: Mapping[str, Any]) -> list[Block]:
             items.append(words.SIGNIFICANT.format(first))
         else:
             items.append(words.NOT_SIGNIFICANT.format(first, "; ".join(best["seconds"])))
+    bounds = {name for name in found["baselines"] if name in BASELINES and BASELINES[name].bound}
     for name, baseline in found["baselines"].items():
+        if name in bounds:
+            above = (f"{group['label']} by {_excess(group, baseline):.1f} %" for group in found["groups"])
+            items.append(words.BOUND.format(name, "; ".join(above)))
+            continue
         worse = [group["label"] for group in found["groups"] if _crps(group) >= _crps(baseline)]
         if worse:
             all_of_them = len(worse) == len(found["groups"])
@@ -138,6 +145,11 @@ def _verdicts(found: Mapping[str, Any]) -> list[Block]:
         *([Items(items)] if items else []),
         *([Text(words.WORTH), Items(rows)] if rows else []),
     ]
+
+
+def _excess(group: Mapping[str, Any], bound: Mapping[str, Any]) -> float:
+    """By how much the CRPS of a group is above that of a bound, in percent."""
+    return 100 * (_crps(group) / _crps(bound) - 1)
 
 
 def _crps(entry: Mapping[str, Any]) -> float:
@@ -171,13 +183,18 @@ def _unlike(groups: Sequence[Mapping[str, Any]]) -> list[str]:
         for group in groups
         if group["deterministic"]
     ]
-    labels: dict[str, list[str]] = {}
-    for group in groups:
-        if _nfe(group) is not None and not group["deterministic"]:
-            labels.setdefault(_nfe(group), []).append(group["label"])
-    if len(labels) > 1:
-        said = (f"{nfe} in {' / '.join(some)}" for nfe, some in labels.items())
-        notes.append(words.OTHER_NFE.format("; ".join(said)))
+    drawn = [group for group in groups if not group["deterministic"]]
+    for name, said, some in (
+        ("nfe_per_frame", words.OTHER_NFE, drawn),
+        ("network_frames_per_frame", words.OTHER_FRAMES, groups),
+    ):
+        labels: dict[str, list[str]] = {}
+        for group in some:
+            labels.setdefault(_count(group, name) or "", []).append(group["label"])
+        labels.pop("", None)
+        if len(labels) > 1:
+            listed = (f"{count} in {' / '.join(which)}" for count, which in labels.items())
+            notes.append(said.format("; ".join(listed)))
     if any(group["options"].get("process.clock") == "init_rescaled" for group in groups):
         notes.append(words.RESCALED)
     return notes

@@ -40,6 +40,17 @@ NEEDED = (
     "scores",
 )
 
+#: Entries of the cost of an evaluation that do not depend on the seed.
+COUNTS = (
+    "networks",
+    "parameters",
+    "nfe_per_frame",
+    "network_frames_per_frame",
+    "gflop_per_frame",
+    "training_steps",
+    "training_gflop",
+)
+
 #: Distance from the best possible value.
 COST = {"low": lambda x: x, "high": lambda x: -x, "one": lambda x: abs(x - 1)}
 
@@ -258,7 +269,7 @@ def _plain(values: np.ndarray) -> list[float | None]:
 
 
 def _cost(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Parameters, work a frame, times over seeds, and the devices they were measured on."""
+    """What was counted, times over seeds, and the devices they were measured on."""
     times = {}
     for name in ("training_seconds", "steps_per_second"):
         times[name] = over_seeds([run.get(name) for run in runs])
@@ -266,7 +277,7 @@ def _cost(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         [run["sampling_seconds"] / run["frames"] if run.get("frames") else None for run in runs]
     )
     return {
-        **{name: runs[0].get(name) for name in ("parameters", "nfe_per_frame", "gflop_per_frame")},
+        **{name: runs[0].get(name) for name in COUNTS},
         **times,
         "devices": sorted({run["device"] for run in runs if "device" in run}),
     }

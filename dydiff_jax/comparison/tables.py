@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dydiff_jax.comparison import words
-from dydiff_jax.comparison.blocks import Block, Table, Text
+from dydiff_jax.comparison.blocks import Block, Items, Table, Text
 from dydiff_jax.comparison.results import COST, MAIN, summary
 
 #: Scores that have a table over leads.
@@ -156,7 +156,10 @@ def cost_table(found: Mapping[str, Any]) -> list[Block]:
         "networks",
         "parameters",
         "NFE a frame",
+        "network frames a frame",
         "GFLOP a frame",
+        "training, all stages (steps)",
+        "training, all stages (GFLOP)",
         "training, all stages (s)",
         "training (steps/s)",
         "sampling (s per frame of a member)",
@@ -169,17 +172,27 @@ def cost_table(found: Mapping[str, Any]) -> list[Block]:
         rows.append(
             [
                 group["label"],
-                ", ".join(f"{role}: {network}" for role, network in group["networks"].items()),
+                _networks(cost["networks"], group["networks"]),
                 _plain(cost["parameters"], ","),
-                _plain(cost["nfe_per_frame"], "g"),
+                _plain(cost["nfe_per_frame"], ".4g"),
+                _plain(cost["network_frames_per_frame"], ".4g"),
                 _plain(cost["gflop_per_frame"], ".4g"),
+                _plain(cost["training_steps"], ","),
+                _plain(cost["training_gflop"], ".4g"),
                 number(cost["training_seconds"]),
                 number(cost["steps_per_second"]),
                 number(cost["sampling_seconds_per_frame"]),
                 ", ".join(cost["devices"]) or "-",
             ]
         )
-    return [Table(heading, rows), *([Text(words.OTHER_DEVICES)] if len(devices) > 1 else [])]
+    said = [f"**{name}**: {meaning}" for name, meaning in words.COSTS.items()]
+    return [Table(heading, rows), Items(said), *([Text(words.OTHER_DEVICES)] if len(devices) > 1 else [])]
+
+
+def _networks(count: int | None, named: Mapping[str, str]) -> str:
+    """How many there are, and the size of each."""
+    listed = ", ".join(f"{role}: {network}" for role, network in named.items())
+    return f"{len(named) if count is None else count} ({listed})"
 
 
 def _plain(value: float | None, form: str) -> str:

@@ -44,6 +44,8 @@ NOT_SIGNIFICANT = (
 )
 UNKNOWN = "{}; with one seed, whether the difference is significant is unknown."
 
+BOUND = "In crps above {}, which no forecast can beat but by chance: {}."
+
 COMPARABLE = (
     "Yes: same data, windows, networks, training and evaluation in all runs, as far as a method takes them. Only {} "
     "differ."
@@ -60,6 +62,8 @@ DETERMINISTIC = (
 )
 
 OTHER_NFE = "NFE a frame are not the same: {}."
+
+OTHER_FRAMES = "The work of a forecast is not the same; frames through a network for each frame: {}."
 
 RESCALED = (
     "With the `init_rescaled` clock, later frames of a forecast receive more evaluations than the NFE says."
@@ -79,5 +83,20 @@ SWEPT_TRUTH = (
     "`{}` changes which data or windows are scored: the validation scores of its values are not of the same truth, and "
     "a lower CRPS may mean easier windows."
 )
+
+#: What the columns of the table of costs count.
+COSTS = {
+    "parameters": "of all networks, frozen ones among them.",
+    "NFE a frame": "network evaluations for each frame of a member: those that the frame takes part in; where each "
+    "evaluation makes another frame, those of a block over its frames.",
+    "network frames a frame": "frames that pass through a network for each frame of a member: an evaluation of a "
+    "window of f frames counts f, one of an image, or of frames as its channels, 1. This is the currency in which "
+    "methods with unlike networks compare; a rolling window's warm-up is not in it.",
+    "GFLOP a frame": "1e9 floating-point operations of matrix products and convolutions for each frame of a member, "
+    "counted in the program; both sides of a branch count.",
+    "training, all stages": "steps and seconds (compilation among them) of every network, those trained in another run "
+    "among them; GFLOP forward and backward, nothing computed twice. A dash: unknown.",
+    "sampling": "wall time for each frame of a member, without compilation.",
+}
 
 OTHER_DEVICES = "Times were measured on different devices and do not compare."

@@ -10,7 +10,7 @@ import importlib.util
 import math
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -212,12 +212,20 @@ def frozen_shapes(run: Run, stage: Stage) -> Weights:
     }
 
 
-def needed_flops(config: Config, card: DataCard) -> dict[str, int]:
-    """Arithmetic of the model of each stage for one batch: forward and backward, nothing computed twice."""
+def needed_flops(config: Config, card: DataCard, names: Collection[str] | None = None) -> dict[str, int]:
+    """Arithmetic of the model of each stage for one batch: forward and backward, nothing computed twice.
+
+    Args:
+      config: of the run.
+      card: of its data.
+      names: of the stages that are counted; None: all.
+    """
     run = build.build(with_networks(config, lambda options: options.uncached()), card)
     key = jax.eval_shape(lambda: jax.random.key(0))
     found = {}
     for stage in run.stages:
+        if names is not None and stage.name not in names:
+            continue
         params = jax.eval_shape(stage.objective.init, key)
         step = jax.value_and_grad(stage.objective.loss, has_aux=True)
         arguments = params, frozen_shapes(run, stage), abstract_batch(run, stage), key

@@ -4,15 +4,21 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from dydiff_jax.data import moments
 from dydiff_jax.data.cache import cache_root
 from dydiff_jax.data.moments import Moments
 from dydiff_jax.runs import files
+from dydiff_jax.types import Array
+
+#: Draws of the frames after a last one [h, w, c] given it and all before it: (key, last frame, horizon, members) to
+#: [members, horizon, h, w, c]. A function that jax can trace; of one key it makes the same draws.
+ExactLaw = Callable[[jax.Array, Array, int, int], jax.Array]
 
 #: Frames read at once by what reads everything.
 CHUNK = 64
@@ -47,6 +53,7 @@ class Trajectories:
       static: [h, w, q], fields of all trajectories that do not change with time; mirroring x reverses their columns
         and keeps their sign.
       static_names: of the q fields.
+      law: of the frames of a trajectory, on its whole grid, where it is known: the best forecast that there can be.
     """
 
     arrays: tuple[Any, ...]
@@ -66,6 +73,7 @@ class Trajectories:
     forcing_names: tuple[str, ...] = ()
     static: np.ndarray | None = None
     static_names: tuple[str, ...] = ()
+    law: ExactLaw | None = None
 
     def __post_init__(self):
         expected = (*self.grid, len(self.fields))

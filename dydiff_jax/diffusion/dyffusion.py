@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from dydiff_jax.diffusion.losses import mean_error
 from dydiff_jax.types import Array, Keys, over_frames
@@ -37,6 +37,9 @@ class Step(NamedTuple):
     number: Array | float | int
     lead: Array | float | int
 
+
+#: Leads in (0, h].
+Wanted = Sequence[float | int] | np.ndarray
 
 #: Maps a state and its step to an estimate of x_h.
 Forecast = Callable[[Field, Step], Field]
@@ -242,19 +245,18 @@ class WalkSampler:
                 "or another sampler"
             )
 
-    def calls(self, leads: Leads) -> tuple[int, int]:
-        """Evaluations of F and of I for a block of h frames."""
+    def calls(self, leads: Leads, wanted: Wanted | None = None) -> tuple[int, int]:
+        """Evaluations of F and of I for a block; ``wanted`` is that of `sample`."""
         steps = len(self.numbers(leads))
         of_step = {"cold": 2, "naive": 1, "heun": 4, "ancestral": 2}[self.name]
         saved = {"cold": 1, "naive": 0, "heun": 2, "ancestral": 0}[self.name]
-        again = leads.horizon - 1 if self.refine else 0
+        again = len(_again(self, leads, _or_whole(wanted, leads)))
         forecasts = 2 * steps - 1 if self.name == "heun" else steps
         return forecasts, of_step * (steps - 1) - saved + (self.last == "cold") + again
 
     def draws_of_block(self, leads: Leads) -> int:
         """Draws of I in a block of h frames; those of the next block have higher numbers."""
-        again = leads.horizon - 1 if self.refine else 0
-        return _draws(self, len(self.numbers(leads)), again).total
+        return _draws(self, leads).total
 
     def numbers(self, leads: Leads) -> np.ndarray:
         """The numbers of the steps that are taken, float64 [J], from 0 on.
@@ -291,7 +293,7 @@ class Path(NamedTuple):
     Attributes:
       frames: [b, j, *s] at the wanted leads.
       last: [b, *s], x_h.
-      draws: how many draws of I there were; the next block begins with this one.
+      draws: how many draws of I there were from ``first_draw`` on; the next block begins with this one.
     """
 
     frames: Array
@@ -305,10 +307,14 @@ def sample(
     x0: Field,
     leads: Leads,
     sampler: WalkSampler,
-    wanted: Sequence[float | int] | np.ndarray | None = None,
+    wanted: Wanted | None = None,
     first_draw: Array | int = 0,
+    first_between: Array | int | None = None,
 ) -> Path:
     """Walk from x_0 to x_h.
+
+    A frame between the steps is I(x_0, x_h, i) with the last x_h, as a refined frame is. It changes no draw of the walk
+    and none of the whole leads.
 
     Args:
       forecast: F.
@@ -316,18 +322,22 @@ def sample(
       x0: the last known frame.
       leads: the schedule.
       sampler: the walk.
-      wanted: leads of the frames that are returned, in (0, h]; 1 ... h if None. I makes those between the steps.
+      wanted: leads of the frames that are returned, in (0, h]; 1 ... h if None.
       first_draw: number of the first draw of I.
+      first_between: of the first draw of a frame between the whole leads, where "call" or "step" gives each its own;
+        None: they follow on those of the walk.
     """
     h = leads.horizon
     numbers = sampler.numbers(leads)
     at = leads.lead(numbers)
-    if wanted is None:
-        wanted = range(1, h + 1)
-    met = {lead: index for index, lead in enumerate(at[1:])}
-    again = [lead for lead in wanted if lead < h and (sampler.refine or lead not in met)]
-    draws = _draws(sampler, len(numbers), len(again))
-    dtype = x0.dtype
+    wanted = _or_whole(wanted, leads)
+    met = {_key(lead): index for index, lead in enumerate(at[1:])}
+    again = _again(sampler, leads, wanted)
+    draws, dtype = _draws(sampler, leads), x0.dtype
+    total = draws.total
+    if first_between is None:
+        first_between = first_draw + total
+        total += 0 if draws.shared else len([lead for lead in again if lead % 1])
 
     def walk(x, step):
         xh = forecast(x, Step(step["number"], step["lead"]))
@@ -367,13 +377,28 @@ def sample(
     if again:  # one after the other, so that their number does not matter to the compiler
         drawn = jax.lax.map(
             lambda each: interpolator.draw(each[0], x0, xh, each[1]),
-            (first_draw + draws.refinement, jnp.asarray(again, dtype)),
+            (draws.made_again(again, first_draw, first_between), jnp.asarray(again, dtype)),
         )
     frames = [
-        xh if lead == h else drawn[again.index(lead)] if lead in again else states[met[lead]]
+        xh if lead == h else drawn[again.index(lead)] if lead in again else states[met[_key(lead)]]
         for lead in wanted
     ]
-    return Path(jnp.stack(frames, axis=1), xh, draws.total)
+    return Path(jnp.stack(frames, axis=1), xh, total)
+
+
+def _or_whole(wanted: Wanted | None, leads: Leads) -> Wanted:
+    return range(1, leads.horizon + 1) if wanted is None else wanted
+
+
+def _key(lead: float | int | np.floating) -> float:
+    """A lead without the rounding of a division, by which those of the steps are met."""
+    return round(float(lead), 9)
+
+
+def _again(sampler: WalkSampler, leads: Leads, wanted: Wanted) -> list[float | int | np.floating]:
+    """The wanted leads whose frames are no states of the walk, or are made anew."""
+    met = set(map(_key, leads.lead(sampler.numbers(leads))))
+    return [lead for lead in wanted if lead < leads.horizon and (sampler.refine or _key(lead) not in met)]
 
 
 def _ancestral(interpolator, x, x0, xh, step, begins):
@@ -395,26 +420,38 @@ class _Draws(NamedTuple):
       steps: [J - 1], of the first call of each step but the last.
       second: what the second call of a step adds.
       last: of the last step.
-      refinement: of the frames that are made anew.
+      refined: of the frame at lead 1, where the frames at whole leads are made anew; those after it follow.
       total: by which the numbers of the next block are higher.
+      shared: whether all frames have one draw.
     """
 
     steps: np.ndarray
     second: int
     last: int
-    refinement: np.ndarray
+    refined: int
     total: int
+    shared: bool = False
+
+    def made_again(
+        self, again: Sequence[float | int | np.floating], first: Array | int, first_between: Array | int
+    ) -> Int[Array, "n"]:
+        """The numbers of the frames that I makes after the walk, those of the whole leads whatever else is wanted."""
+        if self.shared:
+            return jnp.zeros(len(again), int) + first
+        between = np.array([lead % 1 > 0 for lead in again])
+        offset = np.where(between, np.cumsum(between) - 1, self.refined - 1 + np.array(again, int))
+        return jnp.where(between, first_between, first) + offset
 
 
-def _draws(sampler: WalkSampler, steps: int, refined: int) -> _Draws:
-    number = np.arange(steps)
+def _draws(sampler: WalkSampler, leads: Leads) -> _Draws:
+    number, refined = np.arange(len(sampler.numbers(leads))), leads.horizon - 1 if sampler.refine else 0
     if sampler.draws in ("block", "rollout"):
-        return _Draws(0 * number[:-1], 0, 0, np.zeros(refined, int), int(sampler.draws == "block"))
+        return _Draws(0 * number[:-1], 0, 0, 0, int(sampler.draws == "block"), shared=True)
     second = int(sampler.draws == "call" and sampler.name == "cold")
     if second:
         number = np.maximum(2 * number - 1, 0)
     end = int(number[-1]) + (sampler.last == "cold" or sampler.draws == "step")
-    return _Draws(number[:-1], second, int(number[-1]), end + np.arange(refined), end + refined)
+    return _Draws(number[:-1], second, int(number[-1]), end, end + refined)
 
 
 @dataclasses.dataclass(frozen=True)

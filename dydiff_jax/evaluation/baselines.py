@@ -1,4 +1,4 @@
-"""Forecasts that need no training: persistence, dressed persistence and climatology.
+"""Forecasts that need no training: persistence, dressed persistence, climatology, and the exact law where it is known.
 
 Each returns an ensemble [e, b, k, h, w, c] in physical units, scored like any other. What stands for the past
 to learn from (`increments`, `frames`) must come from the training split of the data: no function here sees the
@@ -12,8 +12,10 @@ point has no such value; what stands at a missing entry changes nothing.
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
+from dydiff_jax.data.trajectories import ExactLaw
 from dydiff_jax.types import Array
 
 
@@ -160,6 +162,30 @@ def climatology_same_crop(
     return frames[np.stack(drawn, axis=1)]
 
 
+def exact_law(
+    context: Array, num_forecast: int, members: int, law: ExactLaw, rng: np.random.Generator
+) -> np.ndarray:
+    """Draws of the law that the data have, given their past: the best forecast that there can be.
+
+    Its fair CRPS is that of the truth against itself, E|x - x'| / 2 (s / sqrt(pi) for a Gaussian law of deviation s),
+    and no forecast of the same context has a lower one but by chance.
+
+    Args:
+      context: [b, p, h, w, c] on the whole grid of the data; the law takes the last frame, with nothing missing.
+      num_forecast: k.
+      members: e.
+      law: of the data.
+      rng: draws the key.
+    Returns:
+      [members, b, num_forecast, h, w, c], float32; windows and members are independent draws.
+    """
+    key = jax.random.key(int(rng.integers(2**32)))
+    draw = jax.jit(law, static_argnums=(2, 3))
+    last = np.asarray(context, np.float32)[:, -1]
+    drawn = [draw(jax.random.fold_in(key, b), frame, num_forecast, members) for b, frame in enumerate(last)]
+    return np.stack([np.asarray(window, np.float32) for window in drawn], axis=1)
+
+
 def channel_means(values: Array, observed: Array | None) -> np.ndarray:
     """Mean of each channel [c] over the observed values [..., c], in float64; 0 where there are none."""
     values = np.asarray(values)
@@ -181,6 +207,7 @@ class Known(NamedTuple):
       members: e of the baselines with spread.
       context_observed: bool, broadcastable to the context, or None.
       training_observed: bool, broadcastable to the training windows, or None.
+      law: of the frames after the context, where it is known and holds for these windows.
     """
 
     context: np.ndarray
@@ -191,6 +218,7 @@ class Known(NamedTuple):
     members: int
     context_observed: np.ndarray | None = None
     training_observed: np.ndarray | None = None
+    law: ExactLaw | None = None
 
     @property
     def num_context(self) -> int:
@@ -219,11 +247,21 @@ class Baseline(NamedTuple):
       plain: what it is, for a reader who knows none.
       make: its ensemble [e, b, k, h, w, c].
       needs_context: not made for windows without context frames.
+      needs_law: not made for data whose law is not known.
+      bound: whether no forecast can have a lower expected CRPS.
     """
 
     plain: str
     make: Callable[[Known, np.random.Generator], np.ndarray]
     needs_context: bool = False
+    needs_law: bool = False
+    bound: bool = False
+
+    def made_for(self, known: Known) -> bool:
+        """Whether these windows have it."""
+        return (known.num_context > 0 or not self.needs_context) and (
+            known.law is not None or not self.needs_law
+        )
 
 
 def _persistence(known: Known, rng: np.random.Generator) -> np.ndarray:
@@ -247,7 +285,15 @@ def _climatology_same_crop(known: Known, rng: np.random.Generator) -> np.ndarray
     return climatology_same_crop(known.training[:, 0], *crops, *size, rng, known.frames_observed)
 
 
-#: {name: baseline} in the order of the tables.
+def _exact_law(known: Known, rng: np.random.Generator) -> np.ndarray:
+    assert known.law is not None  # `Baseline.made_for` has asked
+    return exact_law(known.context, known.num_forecast, known.members, known.law, rng)
+
+
+#: Name of the baseline that draws from the law of the data.
+EXACT_LAW = "exact law"
+
+#: {name: baseline} in the order of the tables; a later one changes no draw of those before it.
 BASELINES: dict[str, Baseline] = {
     "persistence": Baseline("the last known frame, unchanged.", _persistence, needs_context=True),
     "dressed persistence": Baseline(
@@ -257,6 +303,14 @@ BASELINES: dict[str, Baseline] = {
     ),
     "climatology (pooled)": Baseline("frames drawn at random from the training data.", _climatology_pooled),
     "climatology (same crop)": Baseline("the same, drawn from the same place.", _climatology_same_crop),
+    EXACT_LAW: Baseline(
+        "draws from the law that made the data, given the last known frame: no forecast has a lower crps but by "
+        "chance; its rmse is that of a mean of so many draws.",
+        _exact_law,
+        needs_context=True,
+        needs_law=True,
+        bound=True,
+    ),
 }
 
 
@@ -267,7 +321,7 @@ def ensembles(known: Known, seed: int) -> Iterator[tuple[str, np.ndarray]]:
     """
     rng = np.random.default_rng(seed)
     for name, baseline in BASELINES.items():
-        if known.num_context or not baseline.needs_context:
+        if baseline.made_for(known):
             yield name, baseline.make(known, rng)
 
 

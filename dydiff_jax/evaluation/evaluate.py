@@ -5,13 +5,15 @@ import json
 import math
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from dydiff_jax.data.trajectories import ExactLaw
+from dydiff_jax.data.windows import Windows
 from dydiff_jax.distributed import collectives
 from dydiff_jax.evaluation import baselines, plots
 from dydiff_jax.evaluation import scores as scoring
@@ -86,6 +88,8 @@ class Evaluation:
       members: ensemble size e of every probabilistic forecast.
       seed: of the baselines.
       scores: which scores, and their options.
+      law: of the frames after the context, where it is known and holds for the scored windows.
+      without: baselines that these data have and these windows have not, each with the reason.
     """
 
     scored: Sample
@@ -95,6 +99,8 @@ class Evaluation:
     members: int
     seed: int
     scores: ScoreOptions
+    law: ExactLaw | None = None
+    without: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def context(self) -> Batch:
@@ -131,6 +137,26 @@ def chunk_rows(options: EvaluationOptions, mesh: Mesh, rows: int) -> int:
     return math.ceil(min(options.chunk, rows) / parts) * parts
 
 
+def exact_law(windows: Windows) -> tuple[ExactLaw | None, dict[str, str]]:
+    """The law of the frames after the context of these windows, and {its baseline: why it does not hold for them}.
+
+    (None, {}) for data whose law is not known. It is that of the whole field, without missing points: what flows into
+    a crop is not in its context.
+    """
+    data, found = windows.trajectories, (windows.shape.height, windows.shape.width)
+    reason = None
+    if data.law is None:
+        return None, {}
+    if found != data.grid:
+        reason = (
+            f"expected windows of the whole field, {data.grid[0]} x {data.grid[1]}, whose law is known, found crops of "
+            f"{found[0]} x {found[1]}; use --config.dataset.crop=None"
+        )
+    elif data.observed is not None:
+        reason = "expected context frames without missing points, found data with a mask"
+    return (data.law, {}) if reason is None else (None, {baselines.EXACT_LAW: reason})
+
+
 def baseline_ensembles(evaluation: Evaluation) -> Iterator[tuple[str, np.ndarray]]:
     """Every baseline that these data have, [e, n, k, h, w, c], one at a time."""
     known = baselines.Known(
@@ -142,6 +168,7 @@ def baseline_ensembles(evaluation: Evaluation) -> Iterator[tuple[str, np.ndarray
         members=evaluation.members,
         context_observed=_mask(evaluation.context.observed),
         training_observed=_mask(evaluation.training.batch.observed),
+        law=evaluation.law,
     )
     return baselines.ensembles(known, evaluation.seed)
 
@@ -173,12 +200,14 @@ def write_scores(
 
     Args:
       folder: made where it is missing.
-      header: what was scored; with the scores, and why some were left out, it makes metrics.json.
+      header: what was scored; with the scores, and why some of these or of the baselines were left out, it makes
+        metrics.json.
       ensembles: [e, n, k, h, w, c] by name.
       evaluation: what they are scored on.
     """
     kind, frame = evaluation.spec.kind, evaluation.truth.shape[2:]
-    header = header | {"left_out": scoring.left_out(evaluation.scores, kind, frame)}
+    left_out = scoring.left_out(evaluation.scores, kind, frame) | dict(evaluation.without)
+    header = header | {"left_out": left_out}
     scores = score_all(itertools.chain(ensembles.items(), baseline_ensembles(evaluation)), evaluation)
     keep = slice(header["evaluation"]["saved"])
     arrays = {

@@ -6,9 +6,9 @@ there, NaN included, changes none. A lead without an observed point scores NaN.
 """
 
 from dydiff_jax.metrics.categorical import csi
-from dydiff_jax.metrics.crps import crps_ensemble, crps_per_lead, nonneg_cases, pooled_crps
-from dydiff_jax.metrics.deterministic import mae, mse, mse_sum, rmse
-from dydiff_jax.metrics.ensemble import rank_histogram, spread, spread_skill_ratio
+from dydiff_jax.metrics.crps import crps_difference, crps_ensemble, crps_per_lead, nonneg_cases, pooled_crps
+from dydiff_jax.metrics.deterministic import mae, mse, mse_mean, mse_sum, rmse
+from dydiff_jax.metrics.ensemble import rank_histogram, spread, spread_skill_ratio, ssr_biased
 from dydiff_jax.metrics.frechet import frechet_distance, frechet_spectral_distance
 from dydiff_jax.metrics.image import psnr, ssim
 from dydiff_jax.metrics.leads import Diverged, check_forecast
@@ -23,6 +23,7 @@ from dydiff_jax.metrics.spectrum import (
 __all__ = [
     "Diverged",
     "check_forecast",
+    "crps_difference",
     "crps_ensemble",
     "crps_per_lead",
     "csi",
@@ -33,6 +34,7 @@ __all__ = [
     "lead_spectra",
     "mae",
     "mse",
+    "mse_mean",
     "mse_sum",
     "nonneg_cases",
     "pooled_crps",
@@ -44,4 +46,5 @@ __all__ = [
     "spread",
     "spread_skill_ratio",
     "ssim",
+    "ssr_biased",
 ]

@@ -5,14 +5,22 @@ import numpy as np
 from dydiff_jax.metrics.leads import Ensemble, Observed, PerLead, Truth, average, per_lead
 
 
-def rmse(ensemble: Ensemble, truth: Truth, observed: Observed | None = None) -> PerLead:
-    """Root mean square of (ensemble mean - truth) over the observed windows, grid points and channels, one value a
-    lead."""
+def mse_mean(ensemble: Ensemble, truth: Truth, observed: Observed | None = None) -> PerLead:
+    """Mean of (ensemble mean - truth)^2 over the observed windows, grid points and channels, one value a lead.
+
+    The "MSE" of DYffusion (Ruehling Cachay et al. 2023). It exceeds that of the mean of the law by the variance of the
+    members over e, so that ensembles of one size alone compare.
+    """
 
     def square(x: np.ndarray, y: np.ndarray, known: np.ndarray | None) -> np.ndarray | float:
         return average((x.mean(axis=0) - y) ** 2, known)
 
-    return np.sqrt(per_lead(square, ensemble, truth, observed))
+    return per_lead(square, ensemble, truth, observed)
+
+
+def rmse(ensemble: Ensemble, truth: Truth, observed: Observed | None = None) -> PerLead:
+    """Root of `mse_mean`, one value a lead."""
+    return np.sqrt(mse_mean(ensemble, truth, observed))
 
 
 def mae(ensemble: Ensemble, truth: Truth, observed: Observed | None = None) -> PerLead:
@@ -23,7 +31,7 @@ def mae(ensemble: Ensemble, truth: Truth, observed: Observed | None = None) -> P
 def mse(ensemble: Ensemble, truth: Truth, observed: Observed | None = None) -> PerLead:
     """Mean of (member - truth)^2 over members and the observed windows, grid points and channels, one value a lead.
 
-    Each member is a forecast of its own: the mean exceeds that of the ensemble mean, rmse^2, by the members'
+    Each member is a forecast of its own: the mean exceeds that of the ensemble mean, `mse_mean`, by the members'
     variance (divisor e).
     """
     return per_lead(lambda x, y, known: average((x - y) ** 2, known), ensemble, truth, observed)

@@ -1,5 +1,7 @@
 """Is the ensemble calibrated? Spread, spread over skill, rank histogram."""
 
+from typing import Literal
+
 import numpy as np
 from jaxtyping import Int
 
@@ -38,6 +40,42 @@ def spread_skill_ratio(ensemble: Ensemble, truth: Truth, observed: Observed | No
     factor = np.sqrt((len(ensemble) + 1) / len(ensemble))
     with np.errstate(divide="ignore", invalid="ignore"):
         return factor * spread(ensemble, truth, observed) / rmse(ensemble, truth, observed)
+
+
+def ssr_biased(
+    ensemble: Ensemble,
+    truth: Truth,
+    per: Literal["lead", "window"] = "lead",
+    observed: Observed | None = None,
+) -> PerLead:
+    """Root of the members' variance (divisor e) over the root of the squared error of their mean, one value a lead.
+
+        sqrt(<sum_i (x_i - mean)^2 / e>) / sqrt(<(mean - y)^2>)
+
+    The "SSR" of DYffusion (Ruehling Cachay et al. 2023), without a correction for the number of members: it is
+    `spread_skill_ratio` times sqrt((e - 1) / (e + 1)), which is what a calibrated ensemble scores, .980 for e = 50 and
+    .951 for 20. With ``per`` "lead", < > is the mean over the observed windows, grid points and channels (its scores on
+    sea surface temperature); with "window" the ratio is that of a window and a lead, and is averaged over the windows
+    with an observed point (its scores on single trajectories). Infinite where the mean is without error.
+
+    Raises:
+      ValueError: fewer than two members, or another ``per``.
+    """
+    _check_members(ensemble)
+    if per not in ("lead", "window"):
+        raise ValueError(f"per: expected 'lead' or 'window', found {per!r}")
+
+    def ratio(members: np.ndarray, actual: np.ndarray, known: np.ndarray | None) -> np.ndarray | float:
+        variance, error = members.var(axis=0), (members.mean(axis=0) - actual) ** 2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.sqrt(average(variance, known) / average(error, known))
+
+    def of_windows(members: np.ndarray, actual: np.ndarray, known: np.ndarray | None) -> np.ndarray | float:
+        chosen = range(len(actual)) if known is None else np.flatnonzero(known.any(axis=(1, 2, 3)))
+        ratios = [ratio(members[:, b], actual[b], None if known is None else known[b]) for b in chosen]
+        return np.mean(ratios) if ratios else np.nan
+
+    return per_lead(ratio if per == "lead" else of_windows, ensemble, truth, observed)
 
 
 def rank_histogram(

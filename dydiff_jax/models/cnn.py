@@ -8,7 +8,7 @@ depend on those beside it.
 
 import dataclasses
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -71,6 +71,8 @@ class OnWindows(nn.Module):
 
     image: nn.Module
     out_channels: int
+
+    joins_frames: ClassVar[bool] = True
 
     @nn.compact
     def __call__(

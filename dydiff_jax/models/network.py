@@ -34,6 +34,7 @@ class Network(Protocol):
       rules: how the leaves of the parameters are sharded.
       has_dropout: whether keys change its prediction.
       span: the levels that it tells apart, beyond which it clips; None: any.
+      joins_frames: whether all frames of a call are channels of one image, so that it costs as much as one frame.
     """
 
     @property
@@ -44,6 +45,9 @@ class Network(Protocol):
 
     @property
     def span(self) -> tuple[float, float] | None: ...
+
+    @property
+    def joins_frames(self) -> bool: ...
 
     def check(self, frame: tuple[int, ...]) -> None:
         """Raise ValueError for frames of a shape that the network cannot take."""
@@ -84,6 +88,8 @@ class NetworkOptions:
 class LinenNetwork:
     """A flax module called as ``module(x, level, channels, forcings, static, keys)``.
 
+    A module whose attribute ``joins_frames`` is True makes channels of the frames.
+
     Attributes:
       module: the flax module.
       rules: how its parameters are sharded.
@@ -97,6 +103,11 @@ class LinenNetwork:
     check_frame: Callable[[tuple[int, ...]], None]
     has_dropout: bool = False
     span: tuple[float, float] | None = None
+
+    @property
+    def joins_frames(self) -> bool:
+        """Whether the module makes channels of the frames."""
+        return getattr(self.module, "joins_frames", False)
 
     def check(self, frame: tuple[int, ...]) -> None:
         """Raise ValueError for a frame that the module cannot take."""

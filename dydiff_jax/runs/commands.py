@@ -129,9 +129,21 @@ def replay(raw: ml_collections.ConfigDict, directory: pathlib.Path) -> None:
 
 
 def forecast(
-    raw: ml_collections.ConfigDict, directory: pathlib.Path, source: pathlib.Path, members: int | None
+    raw: ml_collections.ConfigDict,
+    directory: pathlib.Path,
+    source: pathlib.Path,
+    members: int | None,
+    substeps: int = 1,
 ) -> None:
-    """Draw an ensemble from the context frames of a file, with the newest checkpoint of a trained run."""
+    """Draw an ensemble from the context frames of a file, with the newest checkpoint of a trained run.
+
+    Args:
+      raw: the config.
+      directory: of the run.
+      source: of the context frames.
+      members: ensemble size; None: that of the evaluation.
+      substeps: frames for each lead; more than one for a system that can forecast between them.
+    """
     config = build.load(raw)
     if not config.window.num_context:
         raise ValueError(
@@ -139,21 +151,23 @@ def forecast(
         )
     run_directory.check_trained(directory, config.plain)
     run = build.build(config, DataCard.read(directory / "statistics.json"))
+    scoring.forecaster_of(run, substeps)
     needed = num_forcings(run.system.forecaster(), config.horizon)
     batch = context_file.read_context(source, config.window.num_context, run.card.spec, needed)
     for network in config.networks.values():
         network.check(batch.frames.shape[2:])
-    out = directory / "forecast" / source.stem
+    out = directory / "forecast" / (source.stem if substeps == 1 else f"{source.stem}_substeps_{substeps}")
     if collectives.on_main((out / "forecast.npz").exists):
         raise ValueError(f"{out} is there already: move it away, or rename the input file")
     mesh = make_mesh(config.mesh)
     weights, step = scoring.load_run(run, mesh, directory)
     members = config.evaluation.members if members is None else members
-    ensemble, _ = scoring.ensemble_of(run, weights, mesh, batch, members)
+    ensemble, _ = scoring.ensemble_of(run, weights, mesh, batch, members, substeps)
+    leads = np.arange(1, config.horizon * substeps + 1)
     arrays = {
         "context": batch.frames,
         "ensemble": ensemble,
-        "leads": np.arange(1, config.horizon + 1),
+        "leads": leads if substeps == 1 else leads / substeps,
         "interval": run.card.spec.interval,
         "fields": run.card.spec.fields,
         "unit": run.card.spec.unit,

@@ -3,7 +3,7 @@
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -214,16 +214,31 @@ def calibration_shape(run: Run, weights: Weights, key: jax.Array) -> Params:
     return jax.eval_shape(run.system.calibrate, weights, batch, key)
 
 
-def training_cost(directory: pathlib.Path) -> dict[str, float | None]:
-    """Seconds of all steps of all stages, compilation among them, and the median rate of the last stage."""
+class Trained(NamedTuple):
+    """What the training of a stage took, from metrics.jsonl.
+
+    Attributes:
+      steps: done.
+      seconds: of all steps, compilation among them.
+      steps_per_second: the median.
+    """
+
+    steps: int
+    seconds: float
+    steps_per_second: float
+
+
+def trained(directory: pathlib.Path) -> dict[str, Trained]:
+    """{stage: what its training took} of the stages that a run has trained itself, and not loaded from another."""
     path = directory / "metrics.jsonl"
-    if not path.exists():  # every stage was loaded from another run
-        return {"training_seconds": 0.0, "steps_per_second": None}
+    if not path.exists():
+        return {}
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     lines = [line for line in lines if "steps_per_second" in line]  # those of training, not of validation
-    seconds, rates = 0.0, []
+    found = {}
     for stage in dict.fromkeys(line["stage"] for line in lines):
         own = [line for line in lines if line["stage"] == stage]
-        rates = np.array([line["steps_per_second"] for line in own])
-        seconds += float(np.sum(np.diff([0, *(line["step"] for line in own)]) / rates))
-    return {"training_seconds": seconds, "steps_per_second": float(np.median(rates))}
+        steps, rates = [line["step"] for line in own], np.array([line["steps_per_second"] for line in own])
+        seconds = float(np.sum(np.diff([0, *steps]) / rates))
+        found[stage] = Trained(steps[-1], seconds, float(np.median(rates)))
+    return found

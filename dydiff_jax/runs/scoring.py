@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from jax.sharding import Mesh
 
 from dydiff_jax import build, metrics
 from dydiff_jax.build import Config, Run
-from dydiff_jax.cost_model import work
+from dydiff_jax.cost_model import plan, work
 from dydiff_jax.data import splits as data_splits
 from dydiff_jax.data.card import DataCard
 from dydiff_jax.data.splits import Splits
@@ -19,7 +20,7 @@ from dydiff_jax.distributed import collectives
 from dydiff_jax.evaluation import evaluate
 from dydiff_jax.evaluation.forecast import Ensemble, Heartbeat, gather
 from dydiff_jax.runs import directory as run_directory
-from dydiff_jax.system import CALIBRATION, Weights
+from dydiff_jax.system import CALIBRATION, Forecaster, Weights
 from dydiff_jax.training import fingerprints, stages
 from dydiff_jax.training.fingerprints import Sections
 from dydiff_jax.training.loop import Validate
@@ -28,6 +29,9 @@ from dydiff_jax.types import Batch, Params
 
 #: Windows that stand for the training split in the baselines.
 TRAINING_WINDOWS = 512
+
+#: What is known of the training of a stage.
+COSTS = ("steps", "seconds", "gflop")
 
 #: Training windows on which a system is calibrated.
 CALIBRATION_WINDOWS = 64
@@ -97,6 +101,7 @@ def make_evaluation(run: Run, splits: Splits, split: str) -> evaluate.Evaluation
     wanted = max(TRAINING_WINDOWS, config.scores.fsd_samples or 0)
     reference = reference_windows(config, splits)
     training = select(reference, min(wanted, len(reference)))
+    law, without = evaluate.exact_law(scored)
     return evaluate.Evaluation(
         scored=evaluate.Sample(scored.batch(), scored.crops),
         training=evaluate.Sample(training.batch(), training.crops),
@@ -105,19 +110,40 @@ def make_evaluation(run: Run, splits: Splits, split: str) -> evaluate.Evaluation
         members=config.evaluation.members,
         seed=config.evaluation.seed,
         scores=config.scores,
+        law=law,
+        without=without,
     )
 
 
+def forecaster_of(run: Run, substeps: int = 1) -> Forecaster:
+    """How a run forecasts, with so many frames for each lead.
+
+    Raises:
+      ValueError: there is no such forecaster.
+    """
+    if substeps < 1:
+        raise ValueError(f"--substeps: expected 1 frame for each lead or more, found {substeps}")
+    forecaster = run.system.forecaster()
+    if substeps == 1:
+        return forecaster
+    if forecaster.between is None:
+        raise ValueError(
+            f"--substeps: expected 1 with the system {run.config.method!r}, whose frames are at whole leads, found "
+            f"{substeps}; leave it out, or forecast with a system that interpolates, such as DYffusion"
+        )
+    return forecaster.between(substeps)
+
+
 def ensemble_of(
-    run: Run, weights: Weights, mesh: Mesh, batch: Batch, members: int
+    run: Run, weights: Weights, mesh: Mesh, batch: Batch, members: int, substeps: int = 1
 ) -> tuple[np.ndarray, float]:
     """The members of every window of a batch, as many as the system can make, and the seconds that it took."""
-    config, forecaster = run.config, run.system.forecaster()
+    config, forecaster = run.config, forecaster_of(run, substeps)
     members = min(members, forecaster.max_members or members)
     chunk = evaluate.chunk_rows(config.evaluation, mesh, members * len(batch.frames))
     with jax.set_mesh(mesh), Phases(config.train.stuck_after) as phases, phases.phase("forecast"):
         key = jax.random.key(config.evaluation.seed)
-        driver = Ensemble(forecaster, config.horizon, chunk)
+        driver = Ensemble(forecaster, config.horizon * substeps, chunk)
         return driver.draw(weights, key, batch, members, heartbeat=phases.heartbeat)
 
 
@@ -224,17 +250,64 @@ def describe(run: Run, step: int, split: str) -> dict[str, Any]:
 def cost(
     run: Run, weights: Weights, directory: pathlib.Path, context: Batch, drawn: np.ndarray, seconds: float
 ) -> dict[str, Any]:
-    """What training and sampling took, compilation of the sampler excluded, in the same terms for every system."""
+    """What training and sampling took, in the same terms for every system.
+
+    "networks" and their "parameters", frozen ones among them. For each frame of a member: "nfe_per_frame" and
+    "network_frames_per_frame" (`system.Forecaster`), "gflop_per_frame" (of matrix products and convolutions, both sides
+    of a branch among them), and "sampling_seconds" over "frames", compilation excluded. Of training: see
+    `training_cost`.
+    """
     forecaster = run.system.forecaster()
     return {
+        "networks": len(run.config.networks),
         "parameters": sum(leaf.size for stage in run.stages for leaf in jax.tree.leaves(weights[stage.name])),
-        **run_directory.training_cost(directory),
+        **training_cost(run, directory),
         "nfe_per_frame": forecaster.nfe_per_frame,
+        "network_frames_per_frame": forecaster.network_frames_per_frame,
         "gflop_per_frame": forecast_flops(run, weights, context) / forecaster.block / 1e9,
         "sampling_seconds": seconds,
         "frames": math.prod(drawn.shape[:3]),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
+
+
+def training_cost(run: Run, directory: pathlib.Path) -> dict[str, Any]:
+    """What the training of all stages took, those that were trained in another run among them; None: unknown.
+
+    "stages" holds "steps", "seconds" (compilation among them) and "gflop" (`plan.needed_flops` of all steps) of each;
+    "training_steps", "training_seconds" and "training_gflop" are their sums, "steps_per_second" is that of the last.
+    """
+    own = plan.needed_flops(run.config, run.card, [s.name for s in run.stages if s.source is None])
+    stages: dict[str, dict[str, float | None]] = {}
+    rate = None
+    for stage in run.stages:
+        found = run_directory.trained(stage.source or directory).get(stage.name)
+        flops = (
+            own.get(stage.name) if stage.source is None else flops_elsewhere(run, stage.name, stage.source)
+        )
+        stages[stage.name] = {
+            "steps": found and found.steps,
+            "seconds": found and found.seconds,
+            "gflop": found and flops and found.steps * flops / 1e9,
+        }
+        rate = found and found.steps_per_second
+    sums = {f"training_{name}": _sum(each[name] for each in stages.values()) for name in COSTS}
+    return {"stages": stages, **sums, "steps_per_second": rate}
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    """Their sum; None if one is unknown."""
+    found = list(values)
+    return None if None in found else sum(value for value in found if value is not None)
+
+
+def flops_elsewhere(run: Run, stage: str, source: pathlib.Path) -> int | None:
+    """Arithmetic of a step of a stage in the run that trained it; None where its config is not of this version."""
+    try:
+        config = build.from_plain(run_directory.read_config(source))
+        return plan.needed_flops(config, run.card, [stage]).get(stage)
+    except ValueError:
+        return None
 
 
 def forecast_flops(run: Run, weights: Weights, context: Batch) -> int:

@@ -84,6 +84,7 @@ class DiffusionForecaster:
     network: WindowNetwork
 
     max_members: ClassVar[int | None] = None
+    between: ClassVar[None] = None
 
     @property
     def block(self) -> int:
@@ -100,6 +101,11 @@ class DiffusionForecaster:
     @property
     def nfe_per_frame(self) -> float:
         return self.rollout.sampler.nfe
+
+    @property
+    def network_frames_per_frame(self) -> float:
+        """N f / k: a pass of N stride / k evaluations finishes stride frames."""
+        return self.nfe_per_frame * self.network.frames_of_call / self.block
 
     def begin(self, weights: Weights, keys: Keys, batch: Batch) -> Carry:
         scale = self.network.scale(weights, batch)

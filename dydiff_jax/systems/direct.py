@@ -87,7 +87,12 @@ class Direct:
 
     delay: ClassVar[int] = 0
     max_members: ClassVar[int | None] = None
+    between: ClassVar[None] = None
     nfe_per_frame: ClassVar[float] = 1
+
+    @property
+    def network_frames_per_frame(self) -> float:
+        return self.network.frames_of_call
 
     @property
     def block(self) -> int:

@@ -33,6 +33,9 @@ from dydiff_jax.types import Array, Batch, Frames, Keys, Params
 #: Role of the network, and name of the training stage.
 FORECASTER = "forecaster"
 
+#: Number of the first draw of a frame between the whole leads; no walk has so many draws.
+BETWEEN = 2**30
+
 
 @dataclasses.dataclass(frozen=True)
 class Functions:
@@ -118,20 +121,33 @@ class Forecasting:
 class Walk:
     """A block of h frames for each walk from x_0 to x_h; the next begins with the frames of this one.
 
+    With s substeps a block has the frames at 1/s, 2/s ... h. What lies between is I(x_0, x_h, i) with the x_h that the
+    walk ends in, as if refined, and changes neither the walk nor the next block: frames at whole leads, refined or not,
+    have the same draws and the same bits (with last="cold" up to the rounding of its sum, which the compiler fuses with
+    what follows).
+
     Attributes:
       functions: F and I.
       sampler: how a sample walks.
+      substeps: frames for each lead.
     """
 
     functions: Functions
     sampler: WalkSampler
+    substeps: int = 1
 
     delay: ClassVar[int] = 0
     max_members: ClassVar[int | None] = None
 
     @property
+    def wanted(self) -> Sequence[float]:
+        """The leads of a block."""
+        h = self.functions.process.leads.horizon
+        return [number / self.substeps for number in range(1, h * self.substeps + 1)]
+
+    @property
     def block(self) -> int:
-        return self.functions.process.leads.horizon
+        return len(self.wanted)
 
     @property
     def reach(self) -> int:
@@ -139,7 +155,18 @@ class Walk:
 
     @property
     def nfe_per_frame(self) -> float:
-        return sum(self.sampler.calls(self.functions.process.leads)) / self.block
+        return sum(self.sampler.calls(self.functions.process.leads, self.wanted)) / self.block
+
+    @property
+    def network_frames_per_frame(self) -> float:
+        """(3 N - 3) / h of a cold walk through images, (h - 1) / h more for its refinement."""
+        forecasts, draws = self.sampler.calls(self.functions.process.leads, self.wanted)
+        of_f, of_i = self.functions.forecaster.frames_of_call, self.functions.interpolator.frames_of_call
+        return (forecasts * of_f + draws * of_i) / self.block
+
+    def between(self, substeps: int) -> "Walk":
+        """The same walk with so many frames for each lead."""
+        return dataclasses.replace(self, substeps=substeps)
 
     def begin(self, weights: Weights, keys: Keys, batch: Batch) -> BlockCarry:
         return self.functions.forecaster.begin(weights, batch)
@@ -154,8 +181,12 @@ class Walk:
             weights[FORECASTER], context, batch.static, fold(noise, carry.blocks)
         )
         first = carry.blocks * self.sampler.draws_of_block(leads)
-        path = sample(forecast, interpolator, context[:, -1], leads, self.sampler, first_draw=first)
-        context = jnp.concatenate([context, path.frames], axis=1)[:, -context.shape[1] :]
+        between = BETWEEN + carry.blocks * self.block
+        path = sample(
+            forecast, interpolator, context[:, -1], leads, self.sampler, self.wanted, first, between
+        )
+        whole = path.frames[:, self.substeps - 1 :: self.substeps]
+        context = jnp.concatenate([context, whole], axis=1)[:, -context.shape[1] :]
         carry = place_rows(BlockCarry(context, carry.blocks + 1, carry.scale))
         codec = self.functions.forecaster.codec
         return carry, codec.decode(weights, path.frames, carry.scale)

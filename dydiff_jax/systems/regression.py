@@ -71,6 +71,7 @@ class RegressionForecaster:
 
     delay: ClassVar[int] = 0
     max_members: ClassVar[int | None] = 1
+    between: ClassVar[None] = None
 
     @property
     def block(self) -> int:
@@ -83,6 +84,10 @@ class RegressionForecaster:
     @property
     def nfe_per_frame(self) -> float:
         return 1
+
+    @property
+    def network_frames_per_frame(self) -> float:
+        return self.network.frames_of_call / self.block
 
     def begin(self, weights: Weights, keys: Keys, batch: Batch) -> BlockCarry:
         scale = self.network.scale(weights, batch)

@@ -41,6 +41,11 @@ class WindowNetwork:
         """Of the network."""
         return tuple(self.network.rules)
 
+    @property
+    def frames_of_call(self) -> int:
+        """Frames that pass through the network in an evaluation: p + k, or 1 where they are channels of one image."""
+        return 1 if self.network.joins_frames else self.window.num_frames
+
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters, from a window of zeros."""
         num_frames, frame = self.window.num_frames, self.codec.frame_shape(self.data.frame_shape)
@@ -139,6 +144,11 @@ class FrameNetwork:
     data: DataSpec
     count: int
     longest: float
+
+    @property
+    def frames_of_call(self) -> int:
+        """Frames that pass through the network in a call: ``count``, or 1 where they are channels of one image."""
+        return 1 if self.network.joins_frames else self.count
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters, from frames of zeros."""

@@ -82,12 +82,11 @@ class Recorder(Plain):
         return x0 + lead
 
 
-def walk(leads=PLAIN, first_draw=0, wanted=None, **options):
-    recorder = Recorder()
+def walk(leads=PLAIN, first_draw=0, wanted=None, first_between=None, **options):
+    recorder, sampler = Recorder(), WalkSampler(**options)
     with jax.disable_jit():
-        path = sample(
-            recorder.forecast, recorder, jnp.zeros((1, 2)), leads, WalkSampler(**options), wanted, first_draw
-        )
+        draws = first_draw, first_between
+        path = sample(recorder.forecast, recorder, jnp.zeros((1, 2)), leads, sampler, wanted, *draws)
     return recorder.calls, path
 
 
@@ -143,6 +142,30 @@ def test_frames_made_anew_and_between_frames_come_last_in_the_order_of_their_lea
     assert calls[-4:] == [("I", 5, 0.5), ("I", 6, 1.5), ("I", 7, 2.5), ("I", 8, 3.5)]
     np.testing.assert_array_equal(path.frames[0, :-1, 0], np.arange(1, 8) / 2)
     np.testing.assert_array_equal(path.frames[0, 1::2], walk()[1].frames[0])
+    assert path.draws == 9
+
+
+def test_frames_between_change_no_draw_of_the_walk_nor_of_the_whole_leads():
+    thirds = np.arange(1, 3 * H + 1) / 3
+    calls, path = walk(wanted=thirds, first_draw=10, first_between=100, refine=True)
+    plain, whole = walk(first_draw=10, refine=True)
+    drawn = {lead: draw for name, draw, lead in calls[-3 * H + 1 :]}
+    assert calls[: -3 * H + 1] == plain[: -H + 1]
+    assert [(drawn[lead], lead) for lead in (1, 2, 3)] == [(draw, lead) for _, draw, lead in plain[-H + 1 :]]
+    assert sorted(set(drawn.values()) - {15, 16, 17}) == list(range(100, 108))
+    assert path.draws == whole.draws == 8
+    assert [name for name, *_ in calls].count("I") == WalkSampler(refine=True).calls(PLAIN, thirds)[1]
+    calls, path = walk(wanted=thirds, first_draw=3, first_between=100, refine=True, draws="block")
+    assert {draw for name, draw, _ in calls if name == "I"} == {3} and path.draws == 1
+
+
+def test_a_wanted_lead_that_a_step_has_is_the_state_there():
+    """Thirds of the first frame: rounding of a division does not hide them."""
+    leads = Leads(H, extra=2)
+    calls, path = walk(leads, wanted=np.arange(1, 3 * H + 1) / 3)
+    plain, _ = walk(leads)
+    assert calls[: len(plain)] == plain and len(calls) == len(plain) + 2 * (H - 1)
+    np.testing.assert_allclose(path.frames[0, :3, 0], [1 / 3, 2 / 3, 1], rtol=1e-6)
 
 
 # The loss

@@ -1,6 +1,8 @@
 """DYffusion's samplers and loss against the exact law of an AR(1) process, without Monte Carlo."""
 
 import itertools
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +61,19 @@ def test_every_sampler_has_the_derived_spread_and_the_exact_mean(name, draws, la
         np.testing.assert_allclose(ratios[[0, 1, 3, 6, 7]], expected, rtol=0, atol=1e-4)
 
 
+def test_the_table_of_the_readme_is_the_first_of_these():
+    text = (pathlib.Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)=(\w+)`[^|]*((?:\| \d\.\d{3} )+)\|$", text, re.MULTILINE)
+    found = {
+        (key, value): [float(cell) for cell in cells.strip("| ").split("|")] for key, value, cells in rows
+    }
+    for (name, draws, last), ratios in RATIOS.items():
+        row = ("draws", draws) if name == "cold" else ("name", name)
+        if last == "forecast":
+            np.testing.assert_allclose(found.pop(row), ratios[0], rtol=0, atol=6e-4)
+    assert not found
+
+
 def test_refinement_has_the_marginals_of_the_bridge_to_the_forecast_end():
     """x_i = I(x_0, x_h', i): its variance is that of the bridge plus the part of the forecast's."""
     bridge = Bridge(A, H, 64)
@@ -73,6 +88,22 @@ def test_refinement_has_the_marginals_of_the_bridge_to_the_forecast_end():
     np.testing.assert_allclose(np.sum(refined[:-1] ** 2, axis=1), expected, rtol=1e-10)
     np.testing.assert_allclose(mean, A ** np.arange(1, H + 1), atol=1e-10)
     np.testing.assert_array_equal(refined[-1], plain[-1])
+
+
+def test_frames_between_have_the_marginals_of_the_bridge_and_change_no_whole_one():
+    """As refined frames: the mean a^i x_0, the variance of the bridge plus the part of the forecast's."""
+    bridge, lead = Bridge(A, H, 64), np.arange(1, 4 * H + 1) / 4
+    for sampler in (WalkSampler(), WalkSampler(refine=True), WalkSampler(draws="block")):
+        _, whole = law(bridge, Leads(H), sampler)
+        mean, found = law(bridge, Leads(H), sampler, lead)
+        np.testing.assert_array_equal(found[3::4], whole)
+        np.testing.assert_allclose(mean, A**lead, atol=1e-10)
+        i = lead[lead % 1 > 0]
+        share = A ** (H - i) * bridge.variance(i) / bridge.variance(H)
+        std = bridge.variance(i) * bridge.variance(H - i) / bridge.variance(H)
+        expected = std + share**2 * np.sum(whole[-1] ** 2)
+        if sampler.draws == "call":  # with one draw a block their own noise is correlated with that of x_h
+            np.testing.assert_allclose(np.sum(found[lead % 1 > 0] ** 2, axis=1), expected, rtol=1e-10)
 
 
 def brownian(name, steps, **options):

@@ -1,5 +1,7 @@
 """Errors of the mean, spread and ranks: hand values, inequalities and laws of exchangeable ensembles."""
 
+import inspect
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -69,9 +71,34 @@ def test_spread_over_skill_of_an_exchangeable_ensemble_is_one(e):
     assert np.all(np.abs(metrics.spread_skill_ratio(0.5 * ensemble, truth) - 1) > 50 * sampling_error)
 
 
+@pytest.mark.parametrize("per", ["lead", "window"])
+@pytest.mark.parametrize("e", [2, 10, 50])
+def test_the_uncorrected_ratio_of_a_calibrated_ensemble_is_known(e, per):
+    """sqrt((e - 1) / (e + 1)), .980 for 50 members; the mean of ratios of windows of n points is high by 3 / (4 n)."""
+    ensemble, truth = forecast(seed=e, e=e, shape=(8, 2, 32, 32, 1))
+    points = 8 * 32 * 32
+    bound = 5 * 0.5 * np.sqrt(2 / points * (1 + 1 / (e - 1))) + (1 / 32**2 if per == "window" else 0)
+    found = metrics.ssr_biased(ensemble, truth, per) / np.sqrt((e - 1) / (e + 1))
+    assert np.all(np.abs(found - 1) < bound)
+
+
+def test_the_uncorrected_ratio_is_that_of_the_corrected_one_by_hand_and_by_window():
+    ensemble, truth = forecast(e=5)
+    corrected = metrics.spread_skill_ratio(ensemble, truth)
+    np.testing.assert_allclose(metrics.ssr_biased(ensemble, truth), corrected * np.sqrt(4 / 6), rtol=1e-14)
+    each = [metrics.ssr_biased(ensemble[:, b : b + 1], truth[b : b + 1]) for b in range(3)]
+    np.testing.assert_allclose(
+        metrics.ssr_biased(ensemble, truth, "window"), np.mean(each, axis=0), rtol=1e-14
+    )
+    assert metrics.ssr_biased(point(1.0, 3.0), point(4.0)[0]) == [0.5]
+    assert metrics.mse_mean(point(1.0, 3.0), point(4.0)[0]) == [4.0]
+    with pytest.raises(ValueError, match="^per: expected 'lead' or 'window', found 'frame'"):
+        inspect.unwrap(metrics.ssr_biased)(ensemble, truth, "frame")  # without the check of types
+
+
 def test_one_member_has_no_spread():
     ensemble, truth = forecast(e=1)
-    for score in (metrics.spread, metrics.spread_skill_ratio):
+    for score in (metrics.spread, metrics.spread_skill_ratio, metrics.ssr_biased):
         with pytest.raises(ValueError, match="at least 2 members, found 1"):
             score(ensemble, truth)
 

@@ -1,5 +1,7 @@
 """Scores of incomplete data: against independent libraries on the observed points alone, and by hand."""
 
+import functools
+
 import numpy as np
 import pytest
 import scoringrules
@@ -11,6 +13,7 @@ POINTS = {
     "crps": metrics.crps_per_lead,
     "mae": metrics.mae,
     "mse": metrics.mse,
+    "mse_mean": metrics.mse_mean,
     "rmse": metrics.rmse,
     "spread": metrics.spread,
 }
@@ -39,6 +42,7 @@ def test_scores_of_points_are_those_of_the_observed_ones():
             "crps": crps,
             "mae": mean_absolute_error(y, x.mean(axis=0)),
             "mse": np.mean(each),
+            "mse_mean": mean_squared_error(y, x.mean(axis=0)),
             "rmse": mean_squared_error(y, x.mean(axis=0)) ** 0.5,
             "spread": x.var(axis=0, ddof=1).mean() ** 0.5,
         }
@@ -47,8 +51,38 @@ def test_scores_of_points_are_those_of_the_observed_ones():
         ratio = np.sqrt(5 / 4) * expected["spread"] / expected["rmse"]
         found = metrics.spread_skill_ratio(ensemble, truth, observed)[lead]
         assert found == pytest.approx(ratio, rel=1e-12)
+        biased = metrics.ssr_biased(ensemble, truth, observed=observed)[lead]
+        assert biased == pytest.approx(ratio * np.sqrt(3 / 5), rel=1e-12)
         summed = metrics.mse_sum(ensemble, truth, 2.0, observed)[lead]
         assert summed == pytest.approx(expected["mse"] * 9 * 10 * 2 / 4, rel=1e-12)
+
+
+def test_the_ratio_of_windows_is_the_mean_over_those_with_an_observed_point():
+    ensemble, truth, observed = forecast(shape=(3, 2, 4, 5, 2))
+    observed[1, 1] = False
+    found = metrics.ssr_biased(ensemble, truth, per="window", observed=observed)
+    for lead, windows in enumerate([(0, 1, 2), (0, 2)]):
+        each = []
+        for b in windows:
+            x, y = ensemble[:, b, lead][:, observed[b, lead]], truth[b, lead][observed[b, lead]]
+            each.append(np.sqrt(x.var(axis=0).mean() / mean_squared_error(y, x.mean(axis=0))))
+        assert found[lead] == pytest.approx(np.mean(each), rel=1e-12)
+
+
+def test_a_paired_difference_is_that_of_windows_with_an_observed_point():
+    ensemble, truth, observed = forecast(shape=(4, 2, 4, 5, 2))
+    other = forecast(e=6, shape=(4, 2, 4, 5, 2), seed=1)[0]
+    observed[2, 0] = False
+    found, error = metrics.crps_difference(ensemble, other, truth, observed)
+    for lead, windows in enumerate([(0, 1, 3), (0, 1, 2, 3)]):
+        at = [(slice(None), slice(b, b + 1), slice(lead, lead + 1)) for b in windows]
+        one, two = (
+            [metrics.crps_per_lead(x[i], truth[i[1:]], observed=observed[i[1:]]).item() for i in at]
+            for x in (ensemble, other)
+        )
+        each = np.subtract(one, two)
+        assert found[lead] == pytest.approx(each.mean(), rel=1e-12)
+        assert error[lead] == pytest.approx(each.std(ddof=1) / len(each) ** 0.5, rel=1e-12)
 
 
 def test_ranks_are_counted_at_observed_points():
@@ -129,7 +163,9 @@ def test_a_mask_broadcasts_and_one_without_holes_changes_no_bit():
 def test_a_lead_without_observations_has_no_score():
     ensemble, truth, observed = forecast()
     observed[:, 1] = False
-    for score in [*POINTS.values(), metrics.spread_skill_ratio, lambda *a, **k: metrics.csi(*a, 0.0, **k)]:
+    by_window = functools.partial(metrics.ssr_biased, per="window")
+    ratios = metrics.spread_skill_ratio, metrics.ssr_biased, by_window
+    for score in [*POINTS.values(), *ratios, lambda *a, **k: metrics.csi(*a, 0.0, **k)]:
         assert np.isfinite(score(ensemble, truth, observed=observed)).tolist() == [True, False]
     assert metrics.rank_histogram(ensemble, truth, observed=observed)[1].sum() == 0
 

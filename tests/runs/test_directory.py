@@ -218,7 +218,7 @@ def test_a_calibration_is_measured_once_and_moves_with_the_weights(run, tmp_path
     assert len(reads) == 2
 
 
-def test_the_cost_of_training_sums_the_stages_and_rates_the_last(tmp_path):
+def test_the_cost_of_training_is_that_of_each_stage(tmp_path):
     """100 steps at 10 a second and 100 at 20, then 50 at 5."""
     lines = [("a", 100, 10.0), ("a", 200, 20.0), ("b", 50, 5.0)]
     text = "".join(
@@ -226,4 +226,6 @@ def test_the_cost_of_training_sums_the_stages_and_rates_the_last(tmp_path):
         for stage, step, rate in lines
     )
     (tmp_path / "metrics.jsonl").write_text(text)
-    assert directory.training_cost(tmp_path) == {"training_seconds": 25.0, "steps_per_second": 5.0}
+    found = directory.trained(tmp_path)
+    assert found == {"a": (200, 15.0, 15.0), "b": (50, 10.0, 5.0)}
+    assert directory.trained(tmp_path / "elsewhere") == {}

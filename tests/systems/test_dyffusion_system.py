@@ -152,18 +152,35 @@ def test_an_interpolator_learns_the_spread_of_the_bridge(name, data, tmp_path):
 
 
 @pytest.mark.slow
-def test_both_stages_through_the_commands_and_again(data, tmp_path):
-    """Lines and checkpoints of each; a second start trains nothing and forecasts the same."""
+def test_both_stages_through_the_commands_and_again(data, tmp_path, monkeypatch):
+    """Lines and checkpoints of each; a second start trains nothing and forecasts the same, between the leads too."""
     raw = config(data, "dyffusion", train__steps=60, train__log_every=20)
     folder = commands.train(raw, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in lines] == 3 * ["interpolator"] + 3 * ["forecaster"]
     assert {"loss_forecast", "loss_look_ahead"} <= lines[-1].keys()
     scores = json.loads((folder / "metrics.json").read_text())
-    assert scores["cost"]["nfe_per_frame"] == (H + 2 * H - 3) / H
+    cost = scores["cost"]
+    assert cost["nfe_per_frame"] == cost["network_frames_per_frame"] == (H + 2 * H - 3) / H
+    assert cost["networks"] == 2 and cost["training_steps"] == 120
+    assert {name: stage["steps"] for name, stage in cost["stages"].items()} == dict(
+        interpolator=60, forecaster=60
+    )
+    for name in ("steps", "seconds", "gflop"):
+        parts = [stage[name] for stage in cost["stages"].values()]
+        assert min(parts) > 0 and cost[f"training_{name}"] == pytest.approx(sum(parts))
     assert scores["scores"]["dyffusion"]["crps"]["mean"] < scores["scores"]["persistence"]["crps"]["mean"]
     assert commands.train(raw, tmp_path / "run") == folder
     assert (tmp_path / "run/metrics.jsonl").read_text().count("\n") == len(lines)
+    np.save(tmp_path / "now.npy", np.load(data / "0.npy")[:1])
+    monkeypatch.setattr(commands.plots, "animate", lambda folder: None)
+    raw.evaluation.horizon = H + 1
+    for substeps in (1, 4):
+        commands.forecast(raw, tmp_path / "run", tmp_path / "now.npy", 2, substeps)
+    found = [np.load(tmp_path / f"run/forecast/now{end}/forecast.npz") for end in ("", "_substeps_4")]
+    np.testing.assert_array_equal(found[0]["leads"], np.arange(1, H + 2))
+    np.testing.assert_array_equal(found[1]["leads"], np.arange(1, 4 * H + 5) / 4)
+    np.testing.assert_array_equal(found[1]["ensemble"][:, :, 3::4], found[0]["ensemble"])
 
 
 # What is refused

@@ -64,7 +64,7 @@ class Forced:
 class Small(NetworkOptions):
     """Base of the networks of these tests: options and network in one."""
 
-    rules = ()
+    rules, joins_frames = (), False
 
     def build(self, channels):
         return self

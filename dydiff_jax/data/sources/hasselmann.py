@@ -11,6 +11,7 @@ import numpy as np
 from dydiff_jax.data.simulators import hasselmann as solver
 from dydiff_jax.data.sources.simulated import Simulated
 from dydiff_jax.data.sources.source import register
+from dydiff_jax.data.trajectories import ExactLaw
 
 
 class State(NamedTuple):
@@ -79,6 +80,11 @@ class Hasselmann(Simulated):
         """The law of the field from one frame to the next."""
         physics = solver.Physics(self.velocity, self.damping, self.diffusion, self.slope)
         return solver.law(self.grid, physics, self.interval)
+
+    @property
+    def exact_law(self) -> ExactLaw | None:
+        """`exact_ensemble`: the field is a Markov process, and the last frame all that counts."""
+        return self.exact_ensemble
 
     @property
     def label(self) -> str:

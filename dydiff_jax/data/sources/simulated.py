@@ -12,7 +12,7 @@ from absl import logging
 
 from dydiff_jax.data import cache
 from dydiff_jax.data.simulators import ensemble
-from dydiff_jax.data.trajectories import Trajectories
+from dydiff_jax.data.trajectories import ExactLaw, Trajectories
 from dydiff_jax.runs import files
 from dydiff_jax.types import DataSpec
 
@@ -108,6 +108,11 @@ class Simulated(abc.ABC):
         return None
 
     @property
+    def exact_law(self) -> ExactLaw | None:
+        """Of `Trajectories`: draws of the frames after a last one, where their law is known."""
+        return None
+
+    @property
     def folder(self) -> pathlib.Path:
         """The cache folder of these options: more trajectories of the same flow share it."""
         settings = dataclasses.asdict(self) | {"solver": self.solver_version}
@@ -162,6 +167,7 @@ class Simulated(abc.ABC):
             moments_files=tuple(part.moments for part in parts),
             static=self.static,
             static_names=self.static_names,
+            law=self.exact_law,
         )
 
 

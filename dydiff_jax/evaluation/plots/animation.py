@@ -62,8 +62,9 @@ def _page(forecast: Forecast, panels: dict[str, np.ndarray]) -> tuple[Page, dict
 
 
 def _headings(forecast: Forecast) -> list[str]:
-    """The time of every frame, with as many decimals as the interval has."""
-    interval = np.format_float_positional(forecast.interval, precision=4, fractional=False, trim="-")
+    """The time of every frame, with as many decimals as the interval has, or the first lead."""
+    finest = min([forecast.interval, *(time for time in forecast.times if time > 0)])
+    interval = np.format_float_positional(finest, precision=4, fractional=False, trim="-")
     decimals = len(interval.partition(".")[2])
     earlier = np.arange(1 - len(forecast.context), 0) * forecast.interval
     return [

@@ -14,7 +14,7 @@ class ScoreOptions:
 
     Attributes:
       names: scores to make, as the tables name them; None: those of the kind of the data, and those that
-        `fsd_samples`, `mse_scale` and `flow` ask for.
+        `fsd_samples`, `mse_scale`, `flow` and `biased` ask for.
       pool_window: side of the pooling window of the pooled CRPS, grid points.
       pool_stride: distance of pooling windows, grid points.
       csi_threshold: an event is a value at or above it, in the units of the data.
@@ -30,6 +30,8 @@ class ScoreOptions:
       mse_scale: what errors are divided by in the summed squared error; None: mse and mse_sum are left out.
       flow: the channels are u and v of a doubly periodic flow on a staggered grid, sides of 2 pi: energy and
         enstrophy spectra are added.
+      biased: the scores of DYffusion (Ruehling Cachay et al. 2023), which do not correct for the number of members,
+        are added: `mse_mean`, `ssr_biased` and `ssr_biased_window`, beside `crps_biased`.
     """
 
     names: tuple[str, ...] | None = None
@@ -46,6 +48,7 @@ class ScoreOptions:
     fsd_norm: Literal["backward", "ortho", "forward"] = "backward"
     mse_scale: float | None = None
     flow: bool = False
+    biased: bool = False
 
     def __post_init__(self) -> None:
         if self.names is not None and (not self.names or len(set(self.names)) < len(self.names)):

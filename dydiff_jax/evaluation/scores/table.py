@@ -48,6 +48,10 @@ def _has_scale(options: ScoreOptions) -> bool:
     return options.mse_scale is not None
 
 
+def _biased(options: ScoreOptions) -> bool:
+    return options.biased
+
+
 ALL = ("field", "video", "series")
 GRIDS = ("field", "video")
 MEAN = "mean over windows, grid and fields"
@@ -87,6 +91,27 @@ def _pooled(how: Literal["avg", "max"], nonneg: bool) -> Score:
         kinds=("field",) if nonneg else GRIDS,
         counted="pooled places that are wholly observed",
         refuse=meaning.window("pool_window"),
+    )
+
+
+def _ssr(per: Literal["lead", "window"]) -> Score:
+    """One of the two spread-skill ratios of DYffusion."""
+    of = {
+        "lead": MEAN,
+        "window": "mean over grid and fields; the ratio of a window and lead, mean over windows",
+    }[per]
+    return Score(
+        make=entries.over_leads(metrics.ssr_biased, lambda options: {"per": per}),
+        title=f"Spread over skill, uncorrected, by {per}",
+        plain="as spread_skill without a correction for the number of members e: a calibrated ensemble scores "
+        "sqrt((e - 1) / (e + 1)), below 1",
+        definition=f"Root of the variance of the members (divisor e) over the root of mse_mean, {of}; a calibrated "
+        "ensemble scores sqrt((e - 1) / (e + 1)), .980 for e = 50; the SSR of DYffusion (Ruehling Cachay et al. 2023)",
+        unit="1",
+        better="none",
+        counted="observed points" if per == "lead" else "observed points, of windows that have one",
+        min_members=2,
+        asked=_biased,
     )
 
 
@@ -143,6 +168,16 @@ SCORES: dict[str, Score] = {
         better="one",
         min_members=2,
     ),
+    "mse_mean": Score(
+        make=entries.over_leads(metrics.mse_mean),
+        title="Squared error of the mean",
+        plain="mean squared error of the ensemble mean (square of {unit}), the square of rmse",
+        definition=f"Squared error of the ensemble mean, {MEAN}; the MSE of DYffusion (Ruehling Cachay et al. 2023)",
+        unit="square of {unit}",
+        asked=_biased,
+    ),
+    "ssr_biased": _ssr("lead"),
+    "ssr_biased_window": _ssr("window"),
     "csi_w{csi_window}": Score(
         make=entries.over_leads(
             metrics.csi,
