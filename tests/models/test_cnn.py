@@ -202,7 +202,7 @@ def test_every_parameter_has_a_gradient(on_one_device):
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(1, 8, 1), (2, 2, 2), (1, 2, 4)], ids=str)
 def test_gradients_on_a_mesh_are_those_of_one_device(on_one_device, sizes):
-    """Leaf by leaf; XLA scales the gradients of kernels that are split over tensor. Each device has its share of work."""
+    """Leaf by leaf; XLA scales the gradients of kernels split over tensor. Each device does its share."""
     network, params, x, time, (expected, whole) = on_one_device
     mesh = jax.make_mesh(sizes, meshes.AXES, axis_types=(AxisType.Auto,) * 3)
     batch = NamedSharding(mesh, P(("data", "fsdp")))
