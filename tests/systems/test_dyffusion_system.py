@@ -93,16 +93,26 @@ def test_a_stage_reads_its_frames_of_the_window_and_no_others(method, stage, pos
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["dyffusion", "dropout", "perturbation"])
-def test_a_member_is_the_same_whatever_chunk_it_is_drawn_in(method, data):
-    """Dropout and noise are drawn from the key of a row; a convolution of another batch rounds in another order."""
+def test_a_member_is_the_same_whatever_is_drawn_beside_it(method, data):
+    """The same bits in every chunk of a size, dropout included, and to rounding in chunks of another size.
+
+    Those are another program: XLA:CPU sums the means of a group norm, and multiplies by the few columns of the head, in
+    an order that depends on the batch size. Even in one program the end of a loop that is no whole vector rounds apart:
+    4 rows of 36 points have no such end, 3 have.
+    """
     run = built(config(data, method))
     weights, frames = trained_weights(run), np.load(data / "0.npy")[None, :3].swapaxes(0, 1)
-    found = []
-    for chunk in (2, 3):
-        driver = Ensemble(run.system.forecaster(), 2 * H, chunk)
-        found.append(gather(driver.pieces(weights, jax.random.key(0), Batch(frames), 2), 2, 3, 2 * H))
-    np.testing.assert_allclose(*found, rtol=0, atol=2e-5)
-    assert np.isfinite(found[0]).all() and np.abs(found[0][0] - found[0][1]).max() > 1e-3
+    driver = Ensemble(run.system.forecaster(), 2 * H, 4)
+
+    def drawn(driver, members, windows):
+        given = Batch(frames[:windows])
+        return gather(driver.pieces(weights, jax.random.key(0), given, members), members, windows, 2 * H)
+
+    found = drawn(driver, 2, 3)
+    np.testing.assert_array_equal(drawn(driver, 3, 2)[:2], found[:, :2])
+    np.testing.assert_array_equal(drawn(driver, 1, 1), found[:1, :1])
+    np.testing.assert_allclose(drawn(Ensemble(driver.forecaster, 2 * H, 1), 2, 3), found, rtol=0, atol=2e-5)
+    assert np.isfinite(found).all() and np.abs(found[0] - found[1]).max() > 1e-3
 
 
 def test_the_next_block_begins_with_the_last_frame_of_the_one_before(data):
