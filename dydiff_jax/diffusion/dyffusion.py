@@ -111,7 +111,8 @@ class Leads:
     def __post_init__(self) -> None:
         if self.horizon < 2:
             raise ValueError(
-                f"horizon: expected 2 forecast frames or more to interpolate between, found {self.horizon}"
+                f"horizon: expected 2 forecast frames or more to interpolate between, found {self.horizon}; use "
+                "--config.window.num_forecast=2 or more"
             )
         owners = {"extra": ("before_t1_only", "before_t1_then_linear"), "factor": ("linear", "before_t1_then_linear"),
                   "before_t1": ("linear",), "steps": ("uniform",)}  # fmt: skip
@@ -120,13 +121,17 @@ class Leads:
             value = getattr(self, name)
             if value != unset[name] and self.kind not in kinds:
                 raise ValueError(
-                    f"{name}: belongs to the schedules {', '.join(kinds)}, found it set to {value} with {self.kind!r}"
+                    f"{name}: expected {unset[name]} with the schedule {self.kind!r}, found {value}; it belongs to "
+                    f"--config.system.leads.kind={' or '.join(kinds)}"
                 )
         for name in ("extra", "factor"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected 0 or more steps, found {getattr(self, name)}")
         if self.kind == "uniform" and (self.steps is None or self.steps < 2):
-            raise ValueError(f"steps: expected 2 or more with 'uniform', found {self.steps}")
+            raise ValueError(
+                f"steps: expected 2 or more with the schedule 'uniform', found {self.steps}; set "
+                "--config.system.leads.steps"
+            )
 
     @property
     def num_steps(self) -> int:
@@ -205,7 +210,8 @@ class WalkSampler:
         counted = self.grid in ("front", "thin", "first", "power")
         if counted != (self.count is not None):
             raise ValueError(
-                f"count: expected {'a number' if counted else 'None'} with the grid {self.grid!r}, found {self.count}"
+                f"count: expected {'a number' if counted else 'None'} with the grid {self.grid!r}, found {self.count}; "
+                "set --config.system.sampler.count or another --config.system.sampler.grid"
             )
         if self.count is not None and (
             self.count <= 0 or (self.count % 1 and (self.grid != "first" or self.count > 1))
@@ -218,15 +224,20 @@ class WalkSampler:
                 f"power: expected a positive number, and 1 but for the grid 'power', found {self.power}"
             )
         if self.rounded and self.grid != "front":
-            raise ValueError(f"rounded: belongs to the grid 'front', found it with {self.grid!r}")
+            raise ValueError(
+                f"rounded: expected False with the grid {self.grid!r}, found True; it belongs to "
+                "--config.system.sampler.grid=front"
+            )
         if self.name == "naive" and self.draws == "step":
             raise ValueError(
-                "draws: a naive step has one draw already; expected 'call', 'block' or 'rollout', found 'step'"
+                "draws: expected 'call', 'block' or 'rollout' with 'naive', whose step has one draw already, found "
+                "'step'; use --config.system.sampler.draws=call"
             )
         if self.name == "heun" and (self.draws == "call" or self.last != "cold"):
             raise ValueError(
-                "heun: expected draws='step', 'block' or 'rollout' and last='cold', without which it is not of second "
-                f"order, found draws={self.draws!r} and last={self.last!r}"
+                "name: 'heun' expected draws='step', 'block' or 'rollout' and last='cold', without which it is not of "
+                f"second order, found draws={self.draws!r} and last={self.last!r}; use "
+                "--config.system.sampler.draws=block --config.system.sampler.last=cold"
             )
 
     def check(self, leads: Leads, has_moments: bool) -> None:
@@ -238,8 +249,8 @@ class WalkSampler:
         self.numbers(leads)
         if self.name == "ancestral" and not has_moments:
             raise ValueError(
-                "name: 'ancestral' needs an interpolator with a mean and a deviation, such as 'gaussian'; choose that "
-                "or another sampler"
+                "name: 'ancestral' expected an interpolator with a deviation, found one without; use "
+                "--config.system.interpolator.name=gaussian or another --config.system.sampler.name"
             )
 
     def calls(self, leads: Leads) -> tuple[int, int]:
@@ -271,18 +282,23 @@ class WalkSampler:
             more = others[:0]
         elif self.grid == "front":
             more = np.linspace(0.0, whole[0], int(count) + 1, endpoint=False)
-            more = np.floor(more) if self.rounded else more
+            if self.rounded:
+                self._check_count(int(whole[0]), "before lead 1")
+                more = np.floor(more)
         elif self.grid == "power":
             more = (np.arange(int(count)) / count) ** self.power * n
         else:
             count = int(count if count >= 1 else count * len(others))
-            if count > len(others):
-                raise ValueError(
-                    f"count: expected at most the {len(others)} steps that the schedule has between frames, "
-                    f"found {count}"
-                )
+            self._check_count(len(others), "between frames")
             more = others[::count] if self.grid == "thin" else others[:count]
         return np.unique(np.concatenate([[0.0], whole, more]))
+
+    def _check_count(self, most: int, where: str) -> None:
+        if self.count is not None and self.count > most:
+            raise ValueError(
+                f"count: expected at most the {most} steps that the schedule has {where}, found {self.count}; use a "
+                "smaller --config.system.sampler.count or more steps in --config.system.leads"
+            )
 
 
 class Path(NamedTuple):
