@@ -12,7 +12,7 @@ that is never inverted. Functions take the place of networks here; `systems.dyff
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -332,7 +332,8 @@ def sample(
       x0: the last known frame.
       leads: the schedule.
       sampler: the walk.
-      wanted: leads of the frames that are returned, in (0, h]; 1 ... h if None. I makes those between the steps.
+      wanted: leads of the frames that are returned, in (0, h], each once; 1 ... h if None. I makes those between the
+        steps.
       first_draw: number of the first draw of I.
     """
     h = leads.horizon
@@ -340,20 +341,19 @@ def sample(
     at = leads.lead(numbers)
     if wanted is None:
         wanted = range(1, h + 1)
-    met = {lead: index for index, lead in enumerate(at[1:])}
-    again = [lead for lead in wanted if lead < h and (sampler.refine or lead not in met)]
+    place = {float(lead): index for index, lead in enumerate(wanted)}
+    again = [lead for lead in place if lead < h and (sampler.refine or lead not in at[1:])]
     draws = _draws(sampler, len(numbers), len(again))
     dtype = x0.dtype
 
-    def walk(x, step):
+    def move(x, step):
         xh = forecast(x, Step(step["number"], step["lead"]))
         begins, second = step["index"] == 0, step["draw"] + draws.second
         if sampler.name == "ancestral":
-            x = _ancestral(interpolator, x, x0, xh, step, begins)
-            return x, x
+            return _ancestral(interpolator, x, x0, xh, step, begins)
         ahead = interpolator.draw(step["draw"], x0, xh, step["next"])
         if sampler.name == "naive":
-            return ahead, ahead
+            return ahead
 
         def here(xh):
             return jax.lax.cond(
@@ -364,7 +364,12 @@ def sample(
         if sampler.name == "heun":
             xh = forecast(x + moved, Step(step["following"], step["next"]))
             moved = (moved + interpolator.draw(step["draw"], x0, xh, step["next"]) - here(xh)) / 2
-        return x + moved, x + moved
+        return x + moved
+
+    def walk(carry, step):
+        x, frames = carry
+        x = move(x, step)
+        return (x, jax.lax.dynamic_update_index_in_dim(frames, x, step["place"], 0)), None
 
     steps = {
         "index": jnp.arange(len(numbers) - 1),
@@ -373,23 +378,23 @@ def sample(
         "lead": jnp.asarray(at[:-1], dtype),
         "next": jnp.asarray(at[1:], dtype),
         "draw": first_draw + draws.steps,
+        "place": jnp.asarray([place.get(lead, len(place)) for lead in at[1:]]),
     }
-    x, states = jax.lax.scan(walk, x0, steps)
+    # of the states, the wanted ones are kept, each in its place, and the others in one more
+    frames = jnp.zeros((len(place) + 1, *x0.shape), dtype)
+    (x, frames), _ = jax.lax.scan(walk, (x0, frames), steps)
     end = Step(jnp.asarray(numbers[-1], dtype), jnp.asarray(at[-1], dtype))
     xh = forecast(x, end)
     if sampler.last == "cold":
         xh = x - interpolator.draw(first_draw + draws.last, x0, xh, end.lead) + xh
-    drawn: Any = None
     if again:  # one after the other, so that their number does not matter to the compiler
         drawn = jax.lax.map(
             lambda each: interpolator.draw(each[0], x0, xh, each[1]),
             (first_draw + draws.refinement, jnp.asarray(again, dtype)),
         )
-    frames = [
-        xh if lead == h else drawn[again.index(lead)] if lead in again else states[met[lead]]
-        for lead in wanted
-    ]
-    return Path(jnp.stack(frames, axis=1), xh, draws.total)
+        frames = frames.at[np.array([place[lead] for lead in again])].set(drawn)
+    frames = frames.at[place.get(float(h), len(place))].set(xh)
+    return Path(jnp.moveaxis(frames[:-1], 0, 1), xh, draws.total)
 
 
 def _ancestral(interpolator, x, x0, xh, step, begins):
