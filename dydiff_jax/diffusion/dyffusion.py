@@ -12,7 +12,7 @@ that is never inverted. Functions take the place of networks here; `systems.dyff
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -114,7 +114,8 @@ class Leads:
     def __post_init__(self) -> None:
         if self.horizon < 2:
             raise ValueError(
-                f"horizon: expected 2 forecast frames or more to interpolate between, found {self.horizon}"
+                f"horizon: expected 2 forecast frames or more to interpolate between, found {self.horizon}; use "
+                "--config.window.num_forecast=2 or more"
             )
         owners = {"extra": ("before_t1_only", "before_t1_then_linear"), "factor": ("linear", "before_t1_then_linear"),
                   "before_t1": ("linear",), "steps": ("uniform",)}  # fmt: skip
@@ -123,13 +124,17 @@ class Leads:
             value = getattr(self, name)
             if value != unset[name] and self.kind not in kinds:
                 raise ValueError(
-                    f"{name}: belongs to the schedules {', '.join(kinds)}, found it set to {value} with {self.kind!r}"
+                    f"{name}: expected {unset[name]} with the schedule {self.kind!r}, found {value}; it belongs to "
+                    f"--config.system.leads.kind={' or '.join(kinds)}"
                 )
         for name in ("extra", "factor"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected 0 or more steps, found {getattr(self, name)}")
         if self.kind == "uniform" and (self.steps is None or self.steps < 2):
-            raise ValueError(f"steps: expected 2 or more with 'uniform', found {self.steps}")
+            raise ValueError(
+                f"steps: expected 2 or more with the schedule 'uniform', found {self.steps}; set "
+                "--config.system.leads.steps"
+            )
 
     @property
     def num_steps(self) -> int:
@@ -208,7 +213,8 @@ class WalkSampler:
         counted = self.grid in ("front", "thin", "first", "power")
         if counted != (self.count is not None):
             raise ValueError(
-                f"count: expected {'a number' if counted else 'None'} with the grid {self.grid!r}, found {self.count}"
+                f"count: expected {'a number' if counted else 'None'} with the grid {self.grid!r}, found {self.count}; "
+                "set --config.system.sampler.count or another --config.system.sampler.grid"
             )
         if self.count is not None and (
             self.count <= 0 or (self.count % 1 and (self.grid != "first" or self.count > 1))
@@ -221,15 +227,20 @@ class WalkSampler:
                 f"power: expected a positive number, and 1 but for the grid 'power', found {self.power}"
             )
         if self.rounded and self.grid != "front":
-            raise ValueError(f"rounded: belongs to the grid 'front', found it with {self.grid!r}")
+            raise ValueError(
+                f"rounded: expected False with the grid {self.grid!r}, found True; it belongs to "
+                "--config.system.sampler.grid=front"
+            )
         if self.name == "naive" and self.draws == "step":
             raise ValueError(
-                "draws: a naive step has one draw already; expected 'call', 'block' or 'rollout', found 'step'"
+                "draws: expected 'call', 'block' or 'rollout' with 'naive', whose step has one draw already, found "
+                "'step'; use --config.system.sampler.draws=call"
             )
         if self.name == "heun" and (self.draws == "call" or self.last != "cold"):
             raise ValueError(
-                "heun: expected draws='step', 'block' or 'rollout' and last='cold', without which it is not of second "
-                f"order, found draws={self.draws!r} and last={self.last!r}"
+                "name: 'heun' expected draws='step', 'block' or 'rollout' and last='cold', without which it is not of "
+                f"second order, found draws={self.draws!r} and last={self.last!r}; use "
+                "--config.system.sampler.draws=block --config.system.sampler.last=cold"
             )
 
     def check(self, leads: Leads, has_moments: bool) -> None:
@@ -241,8 +252,8 @@ class WalkSampler:
         self.numbers(leads)
         if self.name == "ancestral" and not has_moments:
             raise ValueError(
-                "name: 'ancestral' needs an interpolator with a mean and a deviation, such as 'gaussian'; choose that "
-                "or another sampler"
+                "name: 'ancestral' expected an interpolator with a deviation, found one without; use "
+                "--config.system.interpolator.name=gaussian or another --config.system.sampler.name"
             )
 
     def calls(self, leads: Leads, wanted: Wanted | None = None) -> tuple[int, int]:
@@ -273,18 +284,23 @@ class WalkSampler:
             more = others[:0]
         elif self.grid == "front":
             more = np.linspace(0.0, whole[0], int(count) + 1, endpoint=False)
-            more = np.floor(more) if self.rounded else more
+            if self.rounded:
+                self._check_count(int(whole[0]), "before lead 1")
+                more = np.floor(more)
         elif self.grid == "power":
             more = (np.arange(int(count)) / count) ** self.power * n
         else:
             count = int(count if count >= 1 else count * len(others))
-            if count > len(others):
-                raise ValueError(
-                    f"count: expected at most the {len(others)} steps that the schedule has between frames, "
-                    f"found {count}"
-                )
+            self._check_count(len(others), "between frames")
             more = others[::count] if self.grid == "thin" else others[:count]
         return np.unique(np.concatenate([[0.0], whole, more]))
+
+    def _check_count(self, most: int, where: str) -> None:
+        if self.count is not None and self.count > most:
+            raise ValueError(
+                f"count: expected at most the {most} steps that the schedule has {where}, found {self.count}; use a "
+                "smaller --config.system.sampler.count or more steps in --config.system.leads"
+            )
 
 
 class Path(NamedTuple):
@@ -322,7 +338,7 @@ def sample(
       x0: the last known frame.
       leads: the schedule.
       sampler: the walk.
-      wanted: leads of the frames that are returned, in (0, h]; 1 ... h if None.
+      wanted: leads of the frames that are returned, in (0, h], each once; 1 ... h if None.
       first_draw: number of the first draw of I.
       first_between: of the first draw of a frame between the whole leads, where "call" or "step" gives each its own;
         None: they follow on those of the walk.
@@ -331,7 +347,7 @@ def sample(
     numbers = sampler.numbers(leads)
     at = leads.lead(numbers)
     wanted = _or_whole(wanted, leads)
-    met = {_key(lead): index for index, lead in enumerate(at[1:])}
+    place = {_key(lead): index for index, lead in enumerate(wanted)}
     again = _again(sampler, leads, wanted)
     draws, dtype = _draws(sampler, leads), x0.dtype
     total = draws.total
@@ -339,15 +355,14 @@ def sample(
         first_between = first_draw + total
         total += 0 if draws.shared else len([lead for lead in again if lead % 1])
 
-    def walk(x, step):
+    def move(x, step):
         xh = forecast(x, Step(step["number"], step["lead"]))
         begins, second = step["index"] == 0, step["draw"] + draws.second
         if sampler.name == "ancestral":
-            x = _ancestral(interpolator, x, x0, xh, step, begins)
-            return x, x
+            return _ancestral(interpolator, x, x0, xh, step, begins)
         ahead = interpolator.draw(step["draw"], x0, xh, step["next"])
         if sampler.name == "naive":
-            return ahead, ahead
+            return ahead
 
         def here(xh):
             return jax.lax.cond(
@@ -358,7 +373,12 @@ def sample(
         if sampler.name == "heun":
             xh = forecast(x + moved, Step(step["following"], step["next"]))
             moved = (moved + interpolator.draw(step["draw"], x0, xh, step["next"]) - here(xh)) / 2
-        return x + moved, x + moved
+        return x + moved
+
+    def walk(carry, step):
+        x, frames = carry
+        x = move(x, step)
+        return (x, jax.lax.dynamic_update_index_in_dim(frames, x, step["place"], 0)), None
 
     steps = {
         "index": jnp.arange(len(numbers) - 1),
@@ -367,23 +387,23 @@ def sample(
         "lead": jnp.asarray(at[:-1], dtype),
         "next": jnp.asarray(at[1:], dtype),
         "draw": first_draw + draws.steps,
+        "place": jnp.asarray([place.get(_key(lead), len(place)) for lead in at[1:]]),
     }
-    x, states = jax.lax.scan(walk, x0, steps)
+    # of the states, the wanted ones are kept, each in its place, and the others in one more
+    frames = jnp.zeros((len(place) + 1, *x0.shape), dtype)
+    (x, frames), _ = jax.lax.scan(walk, (x0, frames), steps)
     end = Step(jnp.asarray(numbers[-1], dtype), jnp.asarray(at[-1], dtype))
     xh = forecast(x, end)
     if sampler.last == "cold":
         xh = x - interpolator.draw(first_draw + draws.last, x0, xh, end.lead) + xh
-    drawn: Any = None
     if again:  # one after the other, so that their number does not matter to the compiler
         drawn = jax.lax.map(
             lambda each: interpolator.draw(each[0], x0, xh, each[1]),
             (draws.made_again(again, first_draw, first_between), jnp.asarray(again, dtype)),
         )
-    frames = [
-        xh if lead == h else drawn[again.index(lead)] if lead in again else states[met[_key(lead)]]
-        for lead in wanted
-    ]
-    return Path(jnp.stack(frames, axis=1), xh, total)
+        frames = frames.at[np.array([place[_key(lead)] for lead in again])].set(drawn)
+    frames = frames.at[place.get(_key(h), len(place))].set(xh)
+    return Path(jnp.moveaxis(frames[:-1], 0, 1), xh, total)
 
 
 def _or_whole(wanted: Wanted | None, leads: Leads) -> Wanted:

@@ -74,7 +74,8 @@ class Ensemble:
 
         Args:
           weights: of a finished run.
-          key: a typed random key; member j of window i is the same whatever the chunk.
+          key: a typed random key; member j of window i is the same whatever is drawn beside it, to the rounding of
+            programs for chunks of other sizes.
           batch: n windows, of which the context is read, with forcings as far as `num_forcings` says.
           members: e.
           heartbeat: hears of every piece.

@@ -10,16 +10,20 @@ import dataclasses
 import math
 from typing import ClassVar, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange, repeat
 from flax import linen as nn
 from jaxtyping import Float
 
-from dydiff_jax.distributed.rules import constrain_batch
+from dydiff_jax.distributed.rules import constrain_batch, constrain_images, gather_kernel
 from dydiff_jax.models.layers import LOGSNR_BOUND, RULES, Dropout, dense
 from dydiff_jax.models.network import MODELS, LinenNetwork, Model, NetworkOptions
 from dydiff_jax.types import Array, Keys
+
+#: CNNOptions.padding -> whether y and x wrap around.
+WRAPS = {"zeros": (False, False), "periodic": (True, True), "periodic_x": (False, True)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +35,8 @@ class CNNOptions(NetworkOptions):
       kernels: points in the side of the kernel of each layer.
       dropout: rate behind every layer, in [0, 1).
       groups: of features that a norm takes together.
-      padding: what lies beyond the edge: "zeros", or the other edge ("periodic").
+      padding: what lies beyond an edge: "zeros", or the opposite edge, of both axes ("periodic") or of x alone
+        ("periodic_x").
       dtype: of activations and products; parameters and output are float32.
     """
 
@@ -39,7 +44,7 @@ class CNNOptions(NetworkOptions):
     kernels: tuple[int, ...] = (9, 7, 5, 3)
     dropout: float = 0.0
     groups: int = 8
-    padding: Literal["zeros", "periodic"] = "zeros"
+    padding: Literal["zeros", "periodic", "periodic_x"] = "zeros"
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
@@ -101,7 +106,10 @@ class OnWindows(nn.Module):
 
 
 class CNN(nn.Module):
-    """The layers before the head."""
+    """The layers before the head.
+
+    They see one image at a time: on a mesh each device works on a part of the images, with kernels that are whole.
+    """
 
     options: CNNOptions
 
@@ -110,19 +118,36 @@ class CNN(nn.Module):
         self, x: Float[Array, "b h w m"], time: Float[Array, "b"], keys: Keys | None
     ) -> Float[Array, "b h w d"]:
         options, d = self.options, self.options.features
-        hidden = dense(2 * d, "time_in")(sinusoidal(time, d))
-        hidden = dense(2 * d, "time_out")(nn.gelu(hidden, approximate=False))
+        hidden = constrain_batch(dense(2 * d, "time_in")(sinusoidal(time, d)), width=-1)
+        hidden = constrain_batch(dense(2 * d, "time_out")(nn.gelu(hidden, approximate=False)))
         for number, side in enumerate(options.kernels):
-            pad = "SAME" if options.padding == "zeros" else "CIRCULAR"
-            y = nn.Conv(d, (side, side), padding=pad, dtype=options.dtype, name=f"conv_{number}")(x)
+            y = self._convolve(x, side, f"conv_{number}")
             y = nn.GroupNorm(options.groups, dtype=options.dtype, name=f"norm_{number}")(y)
-            affine = dense(2 * d, f"film_{number}")(nn.silu(hidden))[:, None, None]
-            scale, shift = jnp.split(affine.astype(y.dtype), 2, axis=-1)
+            affine = constrain_batch(dense(2 * d, f"film_{number}")(nn.silu(hidden)), width=-1)
+            affine = constrain_images(affine)[:, None, None].astype(y.dtype)
+            scale, shift = jnp.split(affine, 2, axis=-1)
             y = Dropout(options.dropout, name=f"dropout_{number}")(
                 nn.gelu(y * (1 + scale) + shift, approximate=False), keys
             )
             x = x + y if x.shape[-1] == d else y
         return x
+
+    def _convolve(self, x: Float[Array, "b h w m"], side: int, name: str) -> Float[Array, "b h w d"]:
+        """A convolution; opposite edges are neighbours where an axis wraps around."""
+        options, reach = self.options, side // 2
+        wraps = WRAPS[options.padding]
+        around = [(0, 0), *((reach, reach) if wrap else (0, 0) for wrap in wraps), (0, 0)]
+        beyond = [(0, 0) if wrap else (reach, reach) for wrap in wraps]
+        product = gather_kernel(jax.lax.conv_general_dilated, f"{name}/kernel", RULES)
+        conv = nn.Conv(
+            options.features,
+            (side, side),
+            padding=beyond,
+            dtype=options.dtype,
+            conv_general_dilated=product,
+            name=name,
+        )
+        return constrain_images(conv(constrain_images(jnp.pad(x, around, mode="wrap"))))
 
 
 def sinusoidal(time: Float[Array, "b"], dim: int) -> Float[Array, "b {dim}"]:

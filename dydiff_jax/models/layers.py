@@ -23,7 +23,7 @@ from dydiff_jax.types import Array, Keys
 #: How the kernels of the U-ViT lie on the mesh: axes of their last dimensions, inputs and outputs. Layers come in
 #: pairs, the first split over tensor by its outputs and the second by its inputs; see `distributed.rules`.
 RULES: tuple[Rule, ...] = (
-    (r"(conv|embed|(merge|split)_\d+)/kernel$", (None, "fsdp")),
+    (r"((conv|merge|split)(_\d+)?|embed)/kernel$", (None, "fsdp")),
     (r"head/kernel$", ("fsdp", None)),
     (r"out/kernel$", (WIDTH_AXIS, "fsdp")),
     (r"/kernel$", ("fsdp", WIDTH_AXIS)),

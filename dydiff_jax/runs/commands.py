@@ -51,6 +51,10 @@ def train(
     planned = build.build(config, build.spec_card(config)).stages
     for stage in planned:
         global_batch.check_batch(stage.recipe.train.batch_size, mesh)
+    stages.check_sources(planned, scoring.sections(config), directory)
+    loaded = [stage for stage in planned if stage.source is not None]
+    for stage in loaded:
+        run_directory.check_source_data(stage, build.spec_card(config), measured=False)
     validated = planned[-1].recipe.train.validate_every
     beside = [scoring.open_beside(path, config) for path in config.evaluation.beside]
     if collectives.on_main(
@@ -66,6 +70,8 @@ def train(
         )
     run_directory.create_or_verify(directory, config.plain)
     run = build.build(config, run_directory.keep_card(directory, data_card(config, splits)))
+    for stage in loaded:
+        run_directory.check_source_data(stage, run.card)
 
     def examples(stage: Stage) -> TrainBatches:
         recipe = stage.recipe
@@ -96,6 +102,8 @@ def evaluate_run(
     """
     config = build.load(raw)
     run_directory.check_trained(directory, config.plain)
+    planned = build.build(config, build.spec_card(config)).stages
+    stages.check_sources(planned, scoring.sections(config), directory)
     beside = [scoring.open_beside(path, config) for path in config.evaluation.beside]
     splits = open_data(config, split)
     run = build.build(config, run_directory.keep_card(directory, data_card(config, splits)))

@@ -13,7 +13,7 @@ from dydiff_jax.build import Run
 from dydiff_jax.data.card import DataCard
 from dydiff_jax.distributed import collectives
 from dydiff_jax.runs import files
-from dydiff_jax.system import Weights
+from dydiff_jax.system import Stage, Weights
 from dydiff_jax.systems import SYSTEMS
 from dydiff_jax.types import Batch, Params
 
@@ -150,14 +150,43 @@ def keep_card(directory: pathlib.Path, card: DataCard) -> DataCard:
     path = directory / "statistics.json"
     collectives.on_main(lambda: path.exists() or files.write_json(path, card.to_json()))
     found = DataCard.read(path)
+    lines = _other_data(found, card)
+    if lines:
+        raise ValueError(f"{path}: these are not the data that the run began with:\n  " + "\n  ".join(lines))
+    return found
+
+
+def check_source_data(stage: Stage, card: DataCard, measured: bool = True) -> None:
+    """Refuse to load a stage from a run whose frames were others than those of this one.
+
+    The config may be the same: what lies in a folder may have changed since.
+
+    Args:
+      stage: with its source.
+      card: of this run.
+      measured: whether its statistics are; else frames, fields and static fields alone are compared.
+
+    Raises:
+      FileNotFoundError: the source has no statistics.json.
+      ValueError: its frames are of another grid, or have other fields, static fields or statistics.
+    """
+    assert stage.source is not None  # asked for stages with a source alone
+    found = DataCard.read(stage.source / "statistics.json")
+    lines = _other_data(found, card if measured else DataCard(card.spec, found.mean, found.std))
+    if lines:
+        raise ValueError(
+            f"stage {stage.name}: source {stage.source}: foreign: expected the data of this run, found others: "
+            f"{'; '.join(lines)}; name another --config.stages.{stage.name}.source, or train the stage on these data"
+        )
+
+
+def _other_data(found: DataCard, card: DataCard) -> list[str]:
+    """What differs between the data that a run began with and those of now, sums rounded in another order apart."""
     if len(found.mean) == len(card.mean):
         apart = np.abs(np.subtract((found.mean, found.std), (card.mean, card.std)))
         if np.all(apart <= ROUNDING * np.asarray(card.std)):
             card = DataCard(card.spec, found.mean, found.std)
-    lines = differences(*(json.loads(json.dumps(c.to_json())) for c in (found, card)))
-    if lines:
-        raise ValueError(f"{path}: these are not the data that the run began with:\n  " + "\n  ".join(lines))
-    return found
+    return differences(*(json.loads(json.dumps(each.to_json())) for each in (found, card)))
 
 
 def calibration(

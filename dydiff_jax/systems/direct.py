@@ -164,7 +164,8 @@ class DirectOptions:
         """Check the keys, and that there is a context."""
         if window.num_context < 1:
             raise ConfigError(
-                f"config.window.num_context: expected 1 context frame or more, found {window.num_context}"
+                f"config.window.num_context: expected 1 context frame or more, found {window.num_context}; use "
+                "--config.window.num_context=1 or more"
             )
         return strict(cls, section, path)
 
@@ -176,7 +177,8 @@ class DirectOptions:
         """
         if parts.data.forcings:
             raise ConfigError(
-                f"config.data: expected no forcings, which this system does not read, found {list(parts.data.forcings)}"
+                "config.data: expected no forcings, which this system does not read, found "
+                f"{list(parts.data.forcings)}; choose data without them or another --config.system.name"
             )
         window = parts.window
         network = FrameNetwork(
@@ -206,7 +208,7 @@ class DropoutOptions(DirectOptions):
         if not parts.networks[FORECASTER].has_dropout:
             raise ConfigError(
                 f"config.networks.{FORECASTER}.dropout: expected a rate above 0, by which members differ, found none; "
-                "set one"
+                f"set --config.networks.{FORECASTER}.dropout"
             )
         return super().build(parts)
 
@@ -227,7 +229,9 @@ class PerturbationOptions(DirectOptions):
 
     def __post_init__(self) -> None:
         if not self.scale > 0:
-            raise ValueError(f"scale: expected a standard deviation above 0, found {self.scale}")
+            raise ValueError(
+                f"scale: expected a standard deviation above 0, found {self.scale}; set --config.system.scale"
+            )
 
     def disturb(self, keys: Keys, context: Frames) -> Frames:
         """The context with white noise."""

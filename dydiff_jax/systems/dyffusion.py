@@ -275,7 +275,13 @@ class DYffusionOptions:
         check_sections(section, ("leads", "interpolator", "forecaster", "degrade", "sampler"), path)
         if window.num_context < 1:
             raise ConfigError(
-                f"config.window.num_context: expected 1 context frame or more, found {window.num_context}"
+                f"config.window.num_context: expected 1 context frame or more, found {window.num_context}; use "
+                "--config.window.num_context=1 or more"
+            )
+        if window.num_forecast < 2:
+            raise ConfigError(
+                "config.window.num_forecast: expected 2 forecast frames or more, between which frames are drawn, found "
+                f"{window.num_forecast}; use --config.window.num_forecast=2 or more, or another --config.system.name"
             )
         leads = strict(Leads, section["leads"], f"{path}.leads", horizon=window.num_forecast)
         process = strict(DYffusion, section["forecaster"], f"{path}.forecaster", leads=leads)
@@ -284,7 +290,9 @@ class DYffusionOptions:
         within(f"{path}.sampler", lambda: sampler.check(leads, kind.has_moments))
         degrade = convert(section["degrade"], float, f"{path}.degrade")
         if degrade < 0:
-            raise ConfigError(f"{path}.degrade: expected 0 or more, found {degrade}")
+            raise ConfigError(
+                f"{path}.degrade: expected 0 or more, found {degrade}; use --config.system.degrade=0"
+            )
         return cls(process, kind, degrade, sampler)
 
     def build(self, parts: Parts) -> DYffusionSystem:
@@ -297,11 +305,13 @@ class DYffusionOptions:
         if self.kind.needs_dropout and not networks[INTERPOLATOR].has_dropout:
             raise ConfigError(
                 f"config.networks.{INTERPOLATOR}.dropout: expected a rate above 0, by which the interpolator 'dropout' "
-                "draws, found none; set one or choose another --config.system.interpolator.name"
+                f"draws, found none; set --config.networks.{INTERPOLATOR}.dropout or another "
+                "--config.system.interpolator.name"
             )
         if parts.data.forcings:
             raise ConfigError(
-                f"config.data: expected no forcings, which this system does not read, found {list(parts.data.forcings)}"
+                "config.data: expected no forcings, which this system does not read, found "
+                f"{list(parts.data.forcings)}; choose data without them or another --config.system.name"
             )
         p, shared = window.num_context, (parts.codec, window, parts.data)
         seen = p + (self.process.conditioning != "none")

@@ -139,10 +139,22 @@ def open_source(
       FileNotFoundError: the source holds no such stage.
       ValueError: it is unfinished, damaged, foreign or retrained.
     """
-    found = collectives.on_main(lambda: _inspect(stage, sections, needs))
+    found = check_source(stage, sections, needs, workdir)
     remember(stage.name, _source(stage), found, workdir)
     abstract = meshes.abstract_params(stage.objective.init, mesh, stage.objective.rules)
     return loading.load_ema(_directory(stage), abstract, found["step"])[0], found
+
+
+def check_source(
+    stage: Stage, sections: Sections, needs: Mapping[str, Identity], workdir: pathlib.Path
+) -> dict[str, Any]:
+    """The identity of a stage in its source, which is read and not loaded.
+
+    Arguments and errors are those of `open_source`; of ``needs``, those that are known are compared.
+    """
+    found = collectives.on_main(lambda: _inspect(stage, sections, needs))
+    collectives.on_main(lambda: _check_first_use(stage.name, _source(stage), found, _remembered(workdir)))
+    return found
 
 
 def _directory(stage: Stage) -> pathlib.Path:
@@ -161,12 +173,14 @@ def _inspect(stage: Stage, sections: Sections, needs: Mapping[str, Identity]) ->
     steps = folders.steps(directory)
     if not (source / "config.json").is_file():
         raise FileNotFoundError(
-            f"{where}: expected config.json of a finished run, found none; name its directory"
+            f"{where}: expected config.json of a finished run, found none; name its --workdir in "
+            f"--config.stages.{stage.name}.source"
         )
     if not steps:
         others = sorted(path.name for path in directory.parent.glob("*") if path.is_dir())
         raise FileNotFoundError(
-            f"{where}: expected checkpoints of this stage, found those of {others}; name a run that has trained it"
+            f"{where}: expected checkpoints of this stage, found those of {others}; name a run that has trained "
+            f"it in --config.stages.{stage.name}.source"
         )
     folder = directory / str(steps[-1])
     try:
@@ -179,7 +193,8 @@ def _inspect(stage: Stage, sections: Sections, needs: Mapping[str, Identity]) ->
     total = loading.notes_of(folder)["steps"]
     if steps[-1] < total:
         raise ValueError(
-            f"{where}: expected {total} steps, found {steps[-1]}: unfinished; resume that run first"
+            f"{where}: expected {total} steps, found {steps[-1]}: unfinished; resume that run first, with its own "
+            "command"
         )
     _check_same(stage, sections, source, where)
     for name, expected in needs.items():
@@ -201,7 +216,7 @@ def _check_same(stage: Stage, sections: Sections, source: pathlib.Path, where: s
     lines = _differences(expected, found)
     if lines:
         raise ValueError(
-            f"{where}: foreign: {'; '.join(lines)}; use its config in these sections, or another source"
+            f"{where}: foreign: {'; '.join(lines)}; use its values, or another --config.stages.{stage.name}.source"
         )
 
 
@@ -242,17 +257,28 @@ def remember(name: str, source: pathlib.Path, found: Mapping[str, Any], workdir:
     path = workdir / SOURCES
 
     def act() -> None:
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        known = _remembered(workdir)
+        _check_first_use(name, source, found, known)
         if name not in known:
             path.parent.mkdir(parents=True, exist_ok=True)
             files.write_json(path, {**known, name: found})
-        elif known[name] != found:
-            raise ValueError(
-                f"stage {name}: source {source}: retrained: expected the weights that this run began with, "
-                f"{_short(known[name])}, found {_short(found)}; restore them, or use a new work directory"
-            )
 
     collectives.on_main(act)
+
+
+def _remembered(workdir: pathlib.Path) -> dict[str, Any]:
+    path = workdir / SOURCES
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _check_first_use(
+    name: str, source: pathlib.Path, found: Mapping[str, Any], known: Mapping[str, Any]
+) -> None:
+    if known.get(name, found) != found:
+        raise ValueError(
+            f"stage {name}: source {source}: retrained: expected the weights that this run began with, "
+            f"{_short(known[name])}, found {_short(found)}; restore them, or use a new --workdir"
+        )
 
 
 def _short(identity: Identity) -> str:

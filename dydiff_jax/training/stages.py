@@ -36,6 +36,19 @@ def numbered(stages: Sequence[Stage]) -> list[Stage]:
     ]
 
 
+def check_sources(stages: Sequence[Stage], sections: Sections, workdir: pathlib.Path) -> None:
+    """Refuse the sources that `train_stages` would refuse, before data are opened.
+
+    Raises:
+      as `fingerprints.open_source`.
+    """
+    known: dict[str, dict[str, Any]] = {}
+    for stage in numbered(stages):
+        if stage.source is not None:
+            needs = {name: known[name] for name in stage.needs if name in known}
+            known[stage.name] = fingerprints.check_source(stage, sections, needs, workdir)
+
+
 def train_stages(
     stages: Sequence[Stage],
     examples_of: Callable[[Stage], Examples],

@@ -1,14 +1,13 @@
-"""DYffusion and its rivals behind the seam: what is read, drawn and refused, and what they learn."""
+"""DYffusion and its rivals behind the seam: what is read and drawn, and what they learn."""
 
 import json
 
 import jax
 import numpy as np
 import pytest
+from ar1 import A, H, built, config, record, trained_weights
 
-from configs import base
 from dydiff_jax import build
-from dydiff_jax.config import ConfigError
 from dydiff_jax.data.batches import TrainBatches
 from dydiff_jax.diffusion.interpolation import INTERPOLATORS
 from dydiff_jax.distributed.mesh import make_mesh
@@ -16,52 +15,12 @@ from dydiff_jax.evaluation.forecast import Ensemble, gather
 from dydiff_jax.runs import commands, scoring
 from dydiff_jax.types import Batch
 
-A, H = 0.9, 4
-NETWORK = dict(name="cnn", size="tiny", features=16, kernels=(3, 1), groups=4, dropout=0.1)
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Recordings of an independent AR(1) process of unit variance at each of 6 x 6 points."""
-    folder, rng = tmp_path_factory.mktemp("ar"), np.random.default_rng(0)
-    for number in range(8):
-        frames = [rng.normal(size=(6, 6, 1))]
-        for _ in range(99):
-            frames.append(A * frames[-1] + np.sqrt(1 - A**2) * rng.normal(size=(6, 6, 1)))
-        np.save(folder / f"{number}.npy", np.asarray(frames, np.float32))
+    folder = tmp_path_factory.mktemp("ar")
+    record(folder)
     return folder
-
-
-def config(data, method, **changes):
-    raw = base.get_config(method, "tiny", "cosine")
-    base.miniature(raw)
-    raw.networks = {role: dict(NETWORK) for role in raw.networks}
-    raw.data = dict(name="folder", path=str(data))
-    raw.codec.name = "identity"
-    raw.window.update(num_context=1, num_forecast=H)
-    raw.dataset.update(crop=None, random_crop=False, split="trajectory")
-    raw.conditions.copy_path = False
-    raw.mesh.data = 1
-    raw.train.update(steps=4, batch_size=16, log_every=2, checkpoint_every=1000)
-    raw.optimizer.update(learning_rate=5e-3, warmup_steps=2)
-    raw.evaluation.update(members=4, windows=8, horizon=2 * H, saved=2, figures=())
-    raw.scores.update(names=("crps", "spread_skill"))
-    raw.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
-    return raw
-
-
-def built(raw):
-    loaded = build.load(raw)
-    return build.build(loaded, build.spec_card(loaded))
-
-
-def trained_weights(run, seed=0):
-    """Fresh weights of every stage, moved away from zero, as a system of no use but of every part."""
-    weights = {}
-    for number, stage in enumerate(run.stages):
-        params = stage.objective.init(jax.random.key(seed + number))
-        weights[stage.name] = jax.tree.map(lambda leaf: leaf + 0.01, params)
-    return weights | {"calibration": ()}
 
 
 # What is read
@@ -93,16 +52,26 @@ def test_a_stage_reads_its_frames_of_the_window_and_no_others(method, stage, pos
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["dyffusion", "dropout", "perturbation"])
-def test_a_member_is_the_same_whatever_chunk_it_is_drawn_in(method, data):
-    """Dropout and noise are drawn from the key of a row; a convolution of another batch rounds in another order."""
+def test_a_member_is_the_same_whatever_is_drawn_beside_it(method, data):
+    """The same bits in every chunk of a size, dropout included, and to rounding in chunks of another size.
+
+    Those are another program: XLA:CPU sums the means of a group norm, and multiplies by the few columns of the head, in
+    an order that depends on the batch size. Even in one program the end of a loop that is no whole vector rounds apart:
+    4 rows of 36 points have no such end, 3 have.
+    """
     run = built(config(data, method))
     weights, frames = trained_weights(run), np.load(data / "0.npy")[None, :3].swapaxes(0, 1)
-    found = []
-    for chunk in (2, 3):
-        driver = Ensemble(run.system.forecaster(), 2 * H, chunk)
-        found.append(gather(driver.pieces(weights, jax.random.key(0), Batch(frames), 2), 2, 3, 2 * H))
-    np.testing.assert_allclose(*found, rtol=0, atol=2e-5)
-    assert np.isfinite(found[0]).all() and np.abs(found[0][0] - found[0][1]).max() > 1e-3
+    driver = Ensemble(run.system.forecaster(), 2 * H, 4)
+
+    def drawn(driver, members, windows):
+        given = Batch(frames[:windows])
+        return gather(driver.pieces(weights, jax.random.key(0), given, members), members, windows, 2 * H)
+
+    found = drawn(driver, 2, 3)
+    np.testing.assert_array_equal(drawn(driver, 3, 2)[:2], found[:, :2])
+    np.testing.assert_array_equal(drawn(driver, 1, 1), found[:1, :1])
+    np.testing.assert_allclose(drawn(Ensemble(driver.forecaster, 2 * H, 1), 2, 3), found, rtol=0, atol=2e-5)
+    assert np.isfinite(found).all() and np.abs(found[0] - found[1]).max() > 1e-3
 
 
 def test_the_next_block_begins_with_the_last_frame_of_the_one_before(data):
@@ -181,28 +150,6 @@ def test_both_stages_through_the_commands_and_again(data, tmp_path, monkeypatch)
     np.testing.assert_array_equal(found[0]["leads"], np.arange(1, H + 2))
     np.testing.assert_array_equal(found[1]["leads"], np.arange(1, 4 * H + 5) / 4)
     np.testing.assert_array_equal(found[1]["ensemble"][:, :, 3::4], found[0]["ensemble"])
-
-
-# What is refused
-
-
-@pytest.mark.parametrize(
-    "method, changes, message",
-    [
-        ("dyffusion", dict(window__num_forecast=1), "system.leads.horizon: expected 2 forecast frames or more"),
-        ("dyffusion", dict(window__num_context=0), "window.num_context: expected 1 context frame"),
-        ("dropout", dict(window__num_context=0), "window.num_context: expected 1 context frame"),
-        ("dyffusion", dict(networks__interpolator__dropout=0.0), "interpolator.dropout: expected a rate above 0"),
-        ("dropout", dict(networks__forecaster__dropout=0.0), "forecaster.dropout: expected a rate above 0"),
-        ("dyffusion", dict(system__sampler__name="ancestral"), "sampler.name: 'ancestral' needs an interpolator"),
-        ("dyffusion", dict(system__leads__factor=2), "leads.factor: belongs to the schedules"),
-        ("dyffusion", dict(system__degrade=-1.0), "system.degrade: expected 0 or more"),
-        ("perturbation", dict(system__scale=0.0), "system.scale: expected a standard deviation above 0"),
-    ],
-)  # fmt: skip
-def test_what_does_not_fit_is_refused_before_any_data_is_read(method, changes, message, data):
-    with pytest.raises(ConfigError, match=message):
-        built(config(data, method, **changes))
 
 
 def test_every_kind_of_interpolator_is_named():
