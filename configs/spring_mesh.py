@@ -49,7 +49,10 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
         config.window.num_forecast = 14
         if config.data.name == "spring_mesh":
             config.data.update(interval=0.0781, substeps=10)
-        config.train.update(steps=2000, batch_size=32)
+        config.optimizer.learning_rate = 2e-3
+        config.train.update(steps=3500, batch_size=16)
+        if method == "dyffusion":
+            config.networks.interpolator.dropout = 0.02  # for half of the features
         config.evaluation.update(members=8, windows=30, horizon=42, chunk=120)
         config.scores.leads = (1, 7, 14, 28, 42)
         if "nfe" in config.system.get("sampler", {}):
