@@ -16,12 +16,34 @@ NETWORK = "uvit"
 #: Networks by whose dropout the members of an ensemble differ; the others have that of their size.
 RANDOM = {"dyffusion": ("interpolator",), "dropout": ("forecaster",)}
 
+#: The rivals of DYffusion (Ruehling Cachay et al. 2023, arXiv 2306.01984) as settings of the system "standard":
+#: changes of ``config.system``, of which ``schedule`` is replaced. All h frames are denoised at once, given the last
+#: known frame; the network estimates the noise; samples are those of DDPM. "ddpm" is Ho et al. (2020) with the cosine
+#: schedule, "mcvd" Voleti et al. (2022, arXiv 2205.09853). The release trains with the absolute error of the noise at
+#: discrete times; the system has no such option and takes the squared error, at any time.
+SETTINGS: dict[str, dict] = {
+    "none": {},
+    "ddpm": dict(
+        process=dict(prediction="eps"),
+        schedule=dict(name="cosine", offset=0.008, shift=0.0),
+        sampler=dict(name="ancestral", nfe=1000),
+    ),
+    "mcvd": dict(
+        process=dict(prediction="eps"),
+        schedule=dict(name="linear_beta", beta_min=1e-4, beta_max=0.02, steps=1000),
+        sampler=dict(name="ancestral", nfe=1000),
+    ),
+}
 
-def parse_argument(argument: str, **keys: tuple[str, ...]) -> tuple[str, dict[str, str]]:
+
+def parse_argument(
+    argument: str, model: str = NETWORK, **keys: tuple[str, ...]
+) -> tuple[str, dict[str, str]]:
     """``method[,key=value...]`` of ``--config=FILE:method,key=value``.
 
     Args:
       argument: what stands behind the colon; empty for the defaults.
+      model: the network, which has the sizes.
       **keys: the keys that the config knows beside "size" and "schedule", each with its values, the default first.
 
     Returns:
@@ -30,7 +52,7 @@ def parse_argument(argument: str, **keys: tuple[str, ...]) -> tuple[str, dict[st
     Raises:
       ValueError: an unknown method, key or value, with the closest match.
     """
-    sizes = ("S", *(size for size in MODELS[NETWORK].sizes if size != "S"))
+    sizes = ("S", *(size for size in MODELS[model].sizes if size != "S"))
     keys = {"size": sizes, "schedule": tuple(SCHEDULES), **keys}
     values = {key: options[0] for key, options in keys.items()}
     first, *rest = argument.split(",") if argument else ["dynamical"]
@@ -52,7 +74,7 @@ def _expect(what: str, found: str, expected) -> None:
         )
 
 
-def get_config(method: str, size: str, schedule: str) -> ml_collections.ConfigDict:
+def get_config(method: str, size: str, schedule: str, model: str = NETWORK) -> ml_collections.ConfigDict:
     """The defaults for one system, one size of its networks and one noise schedule, where it has one."""
     config = ml_collections.ConfigDict()
     config.seed = 0  # initial parameters, batches and noise follow from it
@@ -83,9 +105,10 @@ def get_config(method: str, size: str, schedule: str) -> ml_collections.ConfigDi
     if "schedule" in config.system:
         del config.system.schedule
         config.system.schedule = dict(name=schedule, **defaults(SCHEDULES[schedule]))  # diffusion.schedules
-    config.networks = {role: network(size) for role in system.roles}  # models, by role
+    config.networks = {role: network(model, size) for role in system.roles}  # models, by role
+    rates = MODELS[model].sizes[size]["dropout"]
     for role in RANDOM.get(method, ()):
-        config.networks[role].dropout = tuple(0.1 for _ in MODELS[NETWORK].sizes[size]["channels"])
+        config.networks[role].dropout = tuple(0.1 for _ in rates) if isinstance(rates, tuple) else 0.1
     config.conditions = dict(copy_path=False)  # build.ConditionOptions
     config.stages = (
         dict()
@@ -142,12 +165,29 @@ def get_config(method: str, size: str, schedule: str) -> ml_collections.ConfigDi
     return config
 
 
-def network(size: str) -> dict:
+def network(name: str, size: str) -> dict:
     """``config.networks.ROLE``: a network by name and size, and what is set apart from the size."""
-    kinds = {name: type(value) for size in MODELS[NETWORK].sizes.values() for name, value in size.items()}
-    common = dict(attention="einsum", dtype="float32", remat="none")  # as models.uvit.UViTOptions says
-    of_size = {name: placeholder(kind) for name, kind in kinds.items()}  # None: what the size says
-    return dict(name=NETWORK, size=size, **common, **of_size)
+    model = MODELS[name]
+    kinds = {key: type(value) for options in model.sizes.values() for key, value in options.items()}
+    common = {key: value for key, value in defaults(model.options).items() if key not in kinds}
+    of_size = {key: placeholder(kind) for key, kind in kinds.items()}  # None: what the size says
+    return dict(name=name, size=size, **common, **of_size)
+
+
+def change_setting(config: ml_collections.ConfigDict, setting: str) -> None:
+    """Make the system "standard" one of `SETTINGS`.
+
+    Raises:
+      ValueError: another system has no such setting.
+    """
+    changes = SETTINGS[setting]
+    if changes and config.system.name != "standard":
+        raise ValueError(
+            f"config argument: setting={setting} belongs to the method 'standard', found {config.system.name!r}"
+        )
+    if "schedule" in changes:
+        del config.system.schedule
+    config.system.update(changes)
 
 
 def miniature(config: ml_collections.ConfigDict) -> None:

@@ -4,11 +4,12 @@
     python -m dydiff_jax.main --config=configs/kolmogorov.py:rolling,size=tiny --workdir=runs/tiny
 
 The argument is ``method[,size=...][,schedule=...][,data=...]``: standard, dynamical (the default), rolling,
-rolling_dynamical or regression; size tiny, S, B (the paper's), L or XL; schedule cosine or linear_beta. The flow is
-simulated on first use: ``data=quality`` on 128 x 128 cells, ``data=published`` on 256 x 256 as in the paper,
-``data=smoke`` on 32 x 32. Of 300 units of time the first 75 are dropped, but for ``published``, which keeps all 200
-frames. ``size=tiny`` is the whole experiment in miniature for a CPU, on ``data=smoke`` unless the argument says
-otherwise. The paper forecasts windows of 2, 4 and 8 frames: ``--config.window.num_forecast=8``.
+rolling_dynamical, regression, dyffusion, dropout or perturbation; size tiny, S, B (the paper's), L or XL; schedule
+cosine or linear_beta. The flow is simulated on first use: ``data=quality`` on 128 x 128 cells, ``data=published`` on
+256 x 256 as in the paper, ``data=smoke`` on 32 x 32. Of 300 units of time the first 75 are dropped, but for
+``published``, which keeps all 200 frames. ``size=tiny`` is the whole experiment in miniature for a CPU, on
+``data=smoke`` unless the argument says otherwise. The paper forecasts windows of 2, 4 and 8 frames:
+``--config.window.num_forecast=8``.
 """
 
 import ml_collections

@@ -4,10 +4,10 @@
     python -m dydiff_jax.main --config=configs/turbulence.py:dynamical,size=tiny --workdir=runs/tiny
 
 The argument is ``method[,size=...][,schedule=...][,data=...]``: dynamical (the default), standard, rolling,
-rolling_dynamical or regression; size tiny, S, B, L or XL; schedule cosine or linear_beta. Without files the flow is
-simulated. With ``data=rbc_file`` it is TF-Net's rbc_data.pt, with ``data=dydiff_release`` the arrays of Dynamical
-Diffusion (Guo et al. 2025, arXiv 2503.00951); give their place with ``--config.data.path=``. ``size=tiny`` is the
-whole experiment in miniature for a CPU: 32 x 32, 4 -> 6 frames.
+rolling_dynamical, regression, dyffusion, dropout or perturbation; size tiny, S, B, L or XL; schedule cosine or
+linear_beta. Without files the flow is simulated. With ``data=rbc_file`` it is TF-Net's rbc_data.pt, with
+``data=dydiff_release`` the arrays of Dynamical Diffusion (Guo et al. 2025, arXiv 2503.00951); give their place with
+``--config.data.path=``. ``size=tiny`` is the whole experiment in miniature for a CPU: 32 x 32, 4 -> 6 frames.
 """
 
 import ml_collections

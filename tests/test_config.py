@@ -10,7 +10,7 @@ from configs import base, turbulence
 from dydiff_jax import build
 from dydiff_jax.config import ConfigError, defaults, strict
 from dydiff_jax.diffusion.schedules import SCHEDULES
-from dydiff_jax.models.uvit import SIZES
+from dydiff_jax.models import MODELS
 from dydiff_jax.systems import SYSTEMS
 
 CONFIGS = sorted(
@@ -24,11 +24,17 @@ METHODS = tuple(name for name, entry in SYSTEMS.items() if entry.options.__modul
 DIFFUSIONS = tuple(name for name in METHODS if "process" in SYSTEMS[name].options.defaults())
 
 
+def sizes():
+    """Every config file, loaded, with each size of its network."""
+    for path in CONFIGS:
+        module = runpy.run_path(str(path))
+        for size in MODELS[module.get("NETWORK", base.NETWORK)].sizes:
+            yield pytest.param(module["get_config"], size, id=f"{path.stem}-{size}")
+
+
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_is_valid(path, size, method):
-    get_config = runpy.run_path(str(path))["get_config"]
+@pytest.mark.parametrize("get_config, size", sizes())
+def test_every_config_is_valid(get_config, size, method):
     config = build.load(get_config(f"{method},size={size}"))
     assert (config.method, config.size) == (method, size)
     assert type(config.system) is SYSTEMS[method].options
