@@ -27,7 +27,7 @@ from dydiff_jax.data import cache
 from dydiff_jax.distributed import cluster, collectives
 from dydiff_jax.evaluation import plots
 from dydiff_jax.metrics import Diverged
-from dydiff_jax.runs import commands, exit_codes, files
+from dydiff_jax.runs import commands, exit_codes, files, sharing
 from dydiff_jax.runs import directory as run_directory
 
 _CONFIG = flags.DEFINE_string(
@@ -106,7 +106,7 @@ def compare(
 
 
 class _Series:
-    """Make runs one after the other, and continue after one that diverges.
+    """Make runs one after the other, and continue after one that diverges; a stage of several runs is trained once.
 
     Attributes:
       failed: {what is not tried again, a run's directory or with it the label of an evaluation: why}.
@@ -115,6 +115,7 @@ class _Series:
     def __init__(self, total: int):
         self.failed: dict[tuple[pathlib.Path, str], str] = {}
         self._total, self._number = total, 0
+        self._trained: list[pathlib.Path] = []
 
     def make(self, run: schedule.Run) -> results.Entry | None:
         """The evaluation of a run, or None where it diverged or only serves others."""
@@ -125,6 +126,9 @@ class _Series:
         trained, evaluated = (run.directory, ""), (run.directory, run.label)
         if trained in self.failed or evaluated in self.failed:
             return None
+        if run.trains:
+            sharing.take_over(run.raw, run.directory, self._trained)
+            self._trained.append(run.directory)
         call = commands.train if run.trains else commands.evaluate_run
         try:
             folder = call(run.raw, run.directory, run.command, split=run.split)
