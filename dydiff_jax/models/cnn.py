@@ -2,8 +2,11 @@
 
 Ruehling Cachay et al. 2023 (arXiv 2306.01984): four convolutions of 64 features with kernels of 9, 7, 5 and 3 points,
 each followed by a norm, FiLM of the embedded time, GELU and dropout, residual where the width stays, and a linear head.
-Group norm stands for the paper's batch norm, with as many parameters: statistics of a batch would make an example
-depend on those beside it.
+The paper's batch norm would make an example depend on those beside it. Two norms with as many parameters stand for it:
+``group`` divides by the deviation of an image; ``affine`` has no statistics, as batch norm in inference, and keeps the
+amplitude of an image. DYffusion's interpolator needs that, as it is called with estimates of x_h that are smoother than
+data: of an AR(1) process (a = 0.9, h = 8) the ensemble mean at lead 1 was 1.4 times the true one with ``group``, and
+1.0 times with ``affine``.
 """
 
 import dataclasses
@@ -34,6 +37,7 @@ class CNNOptions(NetworkOptions):
       features: of every layer; the embedding of time has twice as many.
       kernels: points in the side of the kernel of each layer.
       dropout: rate behind every layer, in [0, 1).
+      norm: "group", over ``groups`` of features, or "affine".
       groups: of features that a norm takes together.
       padding: what lies beyond an edge: "zeros", or the opposite edge, of both axes ("periodic") or of x alone
         ("periodic_x").
@@ -43,6 +47,7 @@ class CNNOptions(NetworkOptions):
     features: int = 64
     kernels: tuple[int, ...] = (9, 7, 5, 3)
     dropout: float = 0.0
+    norm: Literal["group", "affine"] = "group"
     groups: int = 8
     padding: Literal["zeros", "periodic", "periodic_x"] = "zeros"
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -122,7 +127,7 @@ class CNN(nn.Module):
         hidden = constrain_batch(dense(2 * d, "time_out")(nn.gelu(hidden, approximate=False)))
         for number, side in enumerate(options.kernels):
             y = self._convolve(x, side, f"conv_{number}")
-            y = nn.GroupNorm(options.groups, dtype=options.dtype, name=f"norm_{number}")(y)
+            y = self._norm(f"norm_{number}")(y)
             affine = constrain_batch(dense(2 * d, f"film_{number}")(nn.silu(hidden)), width=-1)
             affine = constrain_images(affine)[:, None, None].astype(y.dtype)
             scale, shift = jnp.split(affine, 2, axis=-1)
@@ -131,6 +136,11 @@ class CNN(nn.Module):
             )
             x = x + y if x.shape[-1] == d else y
         return x
+
+    def _norm(self, name: str) -> nn.Module:
+        if self.options.norm == "affine":
+            return Affine(self.options.dtype, name=name)
+        return nn.GroupNorm(self.options.groups, dtype=self.options.dtype, name=name)
 
     def _convolve(self, x: Float[Array, "b h w m"], side: int, name: str) -> Float[Array, "b h w d"]:
         """A convolution; opposite edges are neighbours where an axis wraps around."""
@@ -148,6 +158,18 @@ class CNN(nn.Module):
             name=name,
         )
         return constrain_images(conv(constrain_images(jnp.pad(x, around, mode="wrap"))))
+
+
+class Affine(nn.Module):
+    """x scale + bias, by feature."""
+
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        return x * scale.astype(self.dtype) + bias.astype(self.dtype)
 
 
 def sinusoidal(time: Float[Array, "b"], dim: int) -> Float[Array, "b {dim}"]:

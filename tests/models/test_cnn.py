@@ -59,15 +59,16 @@ def test_the_released_spring_mesh_has_the_published_number_of_parameters():
     body, head = time + convolutions + norms + films, (d + 1) * out
     assert body + head == 478_532
 
-    network, static = CNNOptions().build(out), jnp.zeros((1, 10, 10, 1))
-    for frames, channels, heads in ((1, 8, 1), (2, 4, 2)):
+    static = jnp.zeros((1, 10, 10, 1))
+    for frames, channels, heads, norm in ((1, 8, 1, "group"), (2, 4, 2, "group"), (1, 8, 1, "affine")):
+        network = CNNOptions(norm=norm).build(out)
         seen = Inputs(jnp.zeros((1, frames, 10, 10, channels)), jnp.zeros((1, 1)), Conditions(static=static))
         count = leaves(jax.eval_shape(network.init, jax.random.key(0), seen))
         assert count == body + heads * head
         assert count == pytest.approx(0.479e6, rel=5e-3)
 
 
-def by_hand(params, x, time, padding):
+def by_hand(params, x, time, padding, norm="group"):
     """The layers in float64, a convolution as a sum over the points of its kernel."""
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["params"])
     d, groups = SMALL.features, SMALL.groups
@@ -91,20 +92,24 @@ def by_hand(params, x, time, padding):
         y = p[f"conv_{number}"]["bias"] + sum(
             wide[:, i : i + h, j : j + w] @ kernel[i, j] for i, j in np.ndindex(side, side)
         )
-        parts = y.reshape(len(y), h * w, groups, d // groups)
-        centred = parts - parts.mean(axis=(1, 3), keepdims=True)
-        parts = centred / np.sqrt(centred.var(axis=(1, 3), keepdims=True) + 1e-6)
-        y = parts.reshape(y.shape) * p[f"norm_{number}"]["scale"] + p[f"norm_{number}"]["bias"]
+        if norm == "group":
+            parts = y.reshape(len(y), h * w, groups, d // groups)
+            centred = parts - parts.mean(axis=(1, 3), keepdims=True)
+            parts = centred / np.sqrt(centred.var(axis=(1, 3), keepdims=True) + 1e-6)
+            y = parts.reshape(y.shape)
+        y = y * p[f"norm_{number}"]["scale"] + p[f"norm_{number}"]["bias"]
         affine = dense(f"film_{number}", hidden * special.expit(hidden))[:, None, None]
         y = gelu(y * (1 + affine[..., :d]) + affine[..., d:])
         x = x + y if x.shape[-1] == d else y
     return x
 
 
-@pytest.mark.parametrize("padding", WRAPS)
-def test_the_layers_are_their_equations(padding):
-    model, params = image(padding=padding)
-    np.testing.assert_allclose(apply(model, params), by_hand(params, X, TIME, padding), atol=2e-5)
+@pytest.mark.parametrize("padding, norm", [*((padding, "group") for padding in WRAPS), ("zeros", "affine")])
+def test_the_layers_are_their_equations(padding, norm):
+    model, params = image(padding=padding, norm=norm)
+    np.testing.assert_allclose(
+        apply(model, params), by_hand(params, X, TIME, padding, norm), rtol=1e-5, atol=2e-5
+    )
 
 
 @pytest.mark.parametrize("padding", WRAPS)
