@@ -27,6 +27,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
         network.padding = "periodic"
     config.train.update(steps=300_000, batch_size=64)
     config.evaluation.update(members=50, windows=256, horizon=60)
+    config.evaluation.figures = ("error_over_lead", "rank_histogram")  # a frame is one row, and no picture
     config.scores.leads = (1, 2, 5, 10, 20, 40, 60)
     if method == "dyffusion":
         config.system.forecaster.conditioning = "data"
