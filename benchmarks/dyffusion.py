@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dydiff_jax.diffusion.dyffusion import Leads, Step, WalkSampler, sample
+from dydiff_jax.diffusion.dyffusion import Leads, Step
+from dydiff_jax.diffusion.walk import WalkSampler, sample
 from dydiff_jax.models.cnn import CNNOptions
 from dydiff_jax.models.network import Inputs
 

@@ -1,6 +1,6 @@
 """DYffusion (arXiv 2306.01984): an interpolator and a forecaster, trained one after the other, sampled in turns.
 
-Its equations are in `diffusion.dyffusion`.
+Its equations are in `diffusion.dyffusion` and `diffusion.walk`.
 """
 
 import dataclasses
@@ -12,19 +12,11 @@ import jax.numpy as jnp
 
 from dydiff_jax.config import ConfigError, check_sections, convert, defaults, named, strict, within
 from dydiff_jax.diffusion import interpolation
-from dydiff_jax.diffusion.dyffusion import (
-    DYffusion,
-    Forecast,
-    Leads,
-    Step,
-    WalkSampler,
-    condition,
-    dyffusion_loss,
-    sample,
-)
+from dydiff_jax.diffusion.dyffusion import DYffusion, Forecast, Leads, Step, condition, dyffusion_loss
 from dydiff_jax.diffusion.interpolation import Bound
 from dydiff_jax.diffusion.process import white_noise
 from dydiff_jax.diffusion.sampler import fold
+from dydiff_jax.diffusion.walk import WalkSampler, sample
 from dydiff_jax.system import SYSTEMS, Entry, Parts, Recipe, Rule, Stage, Weights, Window
 from dydiff_jax.systems.interpolation import INTERPOLATOR, Interpolation, bind, frames_seen
 from dydiff_jax.systems.windows import BlockCarry, ContextAnd, FrameNetwork, place_rows, row_keys

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dydiff_jax.diffusion import dyffusion
+from dydiff_jax.diffusion import dyffusion, walk
 
 
 class Bridge(NamedTuple):
@@ -81,7 +81,7 @@ def law(bridge, leads, sampler, wanted=None):
 
     @jax.jit
     def run(x0):
-        return dyffusion.sample(bridge.forecast, bridge, x0, leads, sampler, wanted).frames[0]
+        return walk.sample(bridge.forecast, bridge, x0, leads, sampler, wanted).frames[0]
 
     frames = np.asarray(run(bridge.start()))
     return frames[:, 0], frames[:, 1:]

@@ -6,15 +6,8 @@ import numpy as np
 import pytest
 from bridges import Plain
 
-from dydiff_jax.diffusion.dyffusion import (
-    DYffusion,
-    Leads,
-    Step,
-    WalkSampler,
-    condition,
-    dyffusion_loss,
-    sample,
-)
+from dydiff_jax.diffusion.dyffusion import DYffusion, Leads, Step, condition, dyffusion_loss
+from dydiff_jax.diffusion.walk import WalkSampler, sample
 
 H = 4
 PLAIN = Leads(H)

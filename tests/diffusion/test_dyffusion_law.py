@@ -11,7 +11,8 @@ import pytest
 from bridges import Bridge, Plain, law
 from scipy import optimize, special, stats
 
-from dydiff_jax.diffusion.dyffusion import DYffusion, Leads, WalkSampler, dyffusion_loss, sample
+from dydiff_jax.diffusion.dyffusion import DYffusion, Leads, dyffusion_loss
+from dydiff_jax.diffusion.walk import WalkSampler, sample
 
 pytestmark = pytest.mark.usefixtures("x64")
 A, H = 0.9, 8

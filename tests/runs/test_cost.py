@@ -8,7 +8,8 @@ import pytest
 
 from dydiff_jax import build
 from dydiff_jax.config import plain
-from dydiff_jax.diffusion.dyffusion import Leads, WalkSampler
+from dydiff_jax.diffusion.dyffusion import Leads
+from dydiff_jax.diffusion.walk import WalkSampler
 from dydiff_jax.models.cnn import CNNOptions
 from dydiff_jax.models.uvit import UViTOptions
 from dydiff_jax.runs import scoring

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from dydiff_jax.codecs.pointwise import Affine
-from dydiff_jax.diffusion.dyffusion import DYffusion, Leads, WalkSampler
+from dydiff_jax.diffusion.dyffusion import DYffusion, Leads
 from dydiff_jax.diffusion.interpolation import Gaussian
+from dydiff_jax.diffusion.walk import WalkSampler
 from dydiff_jax.evaluation.forecast import Ensemble, gather
 from dydiff_jax.runs import commands, scoring
 from dydiff_jax.system import Window
