@@ -17,7 +17,15 @@ from dydiff_jax.diffusion.losses import mean_error
 from dydiff_jax.diffusion.process import white_noise
 from dydiff_jax.diffusion.sampler import fold
 from dydiff_jax.system import SYSTEMS, Entry, Parts, Recipe, Rule, Stage, Weights, Window
-from dydiff_jax.systems.windows import BlockCarry, ContextAnd, FrameNetwork, place_rows, row_keys
+from dydiff_jax.systems.windows import (
+    BlockCarry,
+    ContextAnd,
+    FrameNetwork,
+    expect_context,
+    place_rows,
+    refuse_forcings,
+    row_keys,
+)
 from dydiff_jax.types import Array, Batch, Frames, Keys, Params
 
 #: Role of the network, and name of the training stage.
@@ -162,11 +170,7 @@ class DirectOptions:
     @classmethod
     def read(cls, section: Mapping[str, Any], path: str, window: Window) -> "DirectOptions":
         """Check the keys, and that there is a context."""
-        if window.num_context < 1:
-            raise ConfigError(
-                f"config.window.num_context: expected 1 context frame or more, found {window.num_context}; use "
-                "--config.window.num_context=1 or more"
-            )
+        expect_context(window)
         return strict(cls, section, path)
 
     def build(self, parts: Parts) -> Direct:
@@ -175,11 +179,7 @@ class DirectOptions:
         Raises:
           ConfigError: the data have forcings.
         """
-        if parts.data.forcings:
-            raise ConfigError(
-                "config.data: expected no forcings, which this system does not read, found "
-                f"{list(parts.data.forcings)}; choose data without them or another --config.system.name"
-            )
+        refuse_forcings(parts.data)
         window = parts.window
         network = FrameNetwork(
             parts.networks[FORECASTER],

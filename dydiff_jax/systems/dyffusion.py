@@ -19,7 +19,15 @@ from dydiff_jax.diffusion.sampler import fold
 from dydiff_jax.diffusion.walk import WalkSampler, sample
 from dydiff_jax.system import SYSTEMS, Entry, Parts, Recipe, Rule, Stage, Weights, Window
 from dydiff_jax.systems.interpolation import INTERPOLATOR, Interpolation, bind, frames_seen
-from dydiff_jax.systems.windows import BlockCarry, ContextAnd, FrameNetwork, place_rows, row_keys
+from dydiff_jax.systems.windows import (
+    BlockCarry,
+    ContextAnd,
+    FrameNetwork,
+    expect_context,
+    place_rows,
+    refuse_forcings,
+    row_keys,
+)
 from dydiff_jax.types import Array, Batch, Frames, Keys, Params
 
 #: Role of the network, and name of the training stage.
@@ -265,11 +273,7 @@ class DYffusionOptions:
     def read(cls, section: Mapping[str, Any], path: str, window: Window) -> "DYffusionOptions":
         """Check the sections, and that they fit together."""
         check_sections(section, ("leads", "interpolator", "forecaster", "degrade", "sampler"), path)
-        if window.num_context < 1:
-            raise ConfigError(
-                f"config.window.num_context: expected 1 context frame or more, found {window.num_context}; use "
-                "--config.window.num_context=1 or more"
-            )
+        expect_context(window)
         if window.num_forecast < 2:
             raise ConfigError(
                 "config.window.num_forecast: expected 2 forecast frames or more, between which frames are drawn, found "
@@ -300,11 +304,7 @@ class DYffusionOptions:
                 f"draws, found none; set --config.networks.{INTERPOLATOR}.dropout or another "
                 "--config.system.interpolator.name"
             )
-        if parts.data.forcings:
-            raise ConfigError(
-                "config.data: expected no forcings, which this system does not read, found "
-                f"{list(parts.data.forcings)}; choose data without them or another --config.system.name"
-            )
+        refuse_forcings(parts.data)
         p, shared = window.num_context, (parts.codec, window, parts.data)
         seen = p + (self.process.conditioning != "none")
         longest = (self.process.leads.horizon, self.process.longest)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dydiff_jax.codecs import Codec, Scale
+from dydiff_jax.config import ConfigError
 from dydiff_jax.diffusion.losses import fill
 from dydiff_jax.distributed.rules import constrain_batch
 from dydiff_jax.models.conditions import Conditioner
@@ -83,6 +84,24 @@ class WindowNetwork:
     def bind(self, params: Params, conditions: Conditions, keys: Keys | None = None) -> Denoiser:
         """The network as a function of x and level alone; keys switch dropout on."""
         return lambda x, level: self.network.apply(params, Inputs(x, level, conditions), keys)
+
+
+def expect_context(window: Window) -> None:
+    """Raise ConfigError for a window without a context frame, from which a system of images starts."""
+    if window.num_context < 1:
+        raise ConfigError(
+            f"config.window.num_context: expected 1 context frame or more, found {window.num_context}; use "
+            "--config.window.num_context=1 or more"
+        )
+
+
+def refuse_forcings(data: DataSpec) -> None:
+    """Raise ConfigError for data with forcings, which a system of images does not read."""
+    if data.forcings:
+        raise ConfigError(
+            f"config.data: expected no forcings, which this system does not read, found {list(data.forcings)}; choose "
+            "data without them or another --config.system.name"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ar1 import H, built, config, record
+from ar1 import H, built, config
 
 from dydiff_jax.cost_model import plan, work
 from dydiff_jax.evaluation.forecast import Ensemble
@@ -33,13 +33,6 @@ def held(program):
     """Bytes of the arguments and within the program."""
     memory = program.compile().memory_analysis()
     return memory.argument_size_in_bytes + memory.temp_size_in_bytes
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ar")
-    record(folder)
-    return folder
 
 
 # Training

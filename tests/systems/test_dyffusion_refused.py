@@ -21,13 +21,6 @@ class LongWork(Exception):
     """What would take long has begun."""
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ar")
-    record(folder)
-    return folder
-
-
 @pytest.fixture
 def no_data(monkeypatch):
     """Opening the data is long work."""

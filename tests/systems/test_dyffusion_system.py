@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from ar1 import A, H, built, config, record, trained_weights
+from ar1 import A, H, built, config, trained_weights
 
 from dydiff_jax import build
 from dydiff_jax.data.batches import TrainBatches
@@ -14,14 +14,6 @@ from dydiff_jax.distributed.mesh import make_mesh
 from dydiff_jax.evaluation.forecast import Ensemble, gather
 from dydiff_jax.runs import commands, scoring
 from dydiff_jax.types import Batch
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ar")
-    record(folder)
-    return folder
-
 
 # What is read
 
