@@ -17,10 +17,11 @@ import time
 import jax
 
 import dydiff_jax
-import dydiff_jax.comparison
+import dydiff_jax.comparison.report
+import dydiff_jax.comparison.selection
 import dydiff_jax.cost_model.plan
-import dydiff_jax.report
-import dydiff_jax.runs.commands  # what the commands import
+import dydiff_jax.runs.commands
+import dydiff_jax.runs.sharing  # what the commands import
 
 ROOT = pathlib.Path(__file__).parents[1]
 _SERVER = multiprocessing.get_context("forkserver")
